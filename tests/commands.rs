@@ -63,11 +63,21 @@ fn a_revision_that_a_command_refuses_touches_no_live_file() {
     }
     assert_eq!(shown.output, "tested\n1:bad", "the command's output");
     serves(member, "two");
-    farm.wait_same(farm.member(2));
-    // A start asks the manager anew, which offers what was refused no more.
+    // No other member has it, either, and the correction is published by itself.
+    assert_eq!(fs::read_to_string(farm.member(2).web("index.html")).unwrap(), "two");
+    let rollout = farm.status().rollout.expect("it is stopped");
+    assert!(
+        rollout.untouched && rollout.reason.is_some_and(|why| why.starts_with("member1 refuses it: set web: validate"))
+    );
+    // An edit at the member that no revision changes stays there, as drift: the refused revision is no detour.
+    member.write("note.html", "mine");
+    farm.wait_server(member, "with an edit", |shown| shown.drift_entries == 1);
     farm.manager().write("index.html", "three");
-    farm.wait_equal();
+    farm.wait_server(farm.member(2), "at the correction", |shown| {
+        shown.revision.is_some_and(|at| at.to_string() == "1.4")
+    });
     serves(member, "three");
+    assert_eq!(fs::read_to_string(member.web("note.html")).unwrap(), "mine");
 }
 
 #[test]
@@ -114,7 +124,7 @@ fn killed_between_any_two_steps_it_ends_in_one_revision_that_is_served() {
     let mut farm = farm(service);
     let points = bellwether_member::FAILPOINTS.into_iter();
     let points = points.chain(["apply.journal", "apply.after-exchange", "apply.synced", "apply.read-back"]);
-    // Those at which it matters that the revision is refused. Each costs a base, and the manager makes these less and less often.
+    // Those at which it matters that the revision is refused.
     let refusing = ["member.owed", "member.reloaded", "member.returning", "member.returned", "apply.after-exchange"];
     for (round, point) in points.enumerate() {
         let fine = (!point.starts_with("member.return")).then_some("fine");
@@ -125,6 +135,11 @@ fn killed_between_any_two_steps_it_ends_in_one_revision_that_is_served() {
             serves(farm.member(1), &before);
             farm.server_mut(1).stop();
             let content = format!("{word} {round}");
+            if point == "member.kept" {
+                // A pack is only kept on the way to a later revision.
+                farm.manager().write("step.html", "a step");
+                farm.wait_same(farm.member(2));
+            }
             farm.manager().write("index.html", &content);
             farm.server_mut(1).start_with(&[("BELLWETHER_FAILPOINT", point)]);
             wait_for(&format!("the kill at {point}"), DEADLINE, || {
@@ -163,6 +178,10 @@ fn without_mounts_of_its_own_a_member_validates_after_the_switch() {
     serves(farm.member(1), "two");
     let log = farm.member(1).read_log();
     assert!(log.contains("they are validated after it"), "the log says so: {log}");
+    // So it went first, alone.
+    assert_eq!(fs::read_to_string(farm.member(2).web("index.html")).unwrap(), "two");
+    let rollout = farm.status().rollout.expect("it is stopped");
+    assert!(!rollout.untouched && rollout.later.len() == 1, "{rollout:?}");
 }
 
 /// A command does not keep the agent from anything else, and ends with it.
@@ -472,4 +491,18 @@ fn doctor_says_where_validate_cannot_have_mounts_of_its_own() {
     };
     doctor(farm.member(1))
         .says(&["warn set web: validate runs after the switch and before any reload", "CAP_SYS_ADMIN"]);
+}
+
+#[test]
+fn a_member_that_validates_slowly_holds_up_the_others_no_longer_than_the_stage_timeout() {
+    let farm =
+        farm(|server| format!("validate = \"while [ -e {}/slow ]; do sleep 0.02; done\"", server.home.display()));
+    farm.manager().command(&["group", "set", "--stage-timeout", "200ms"]).success();
+    let slow = farm.member(1).home.join("slow");
+    fs::write(&slow, "").expect("written");
+    farm.manager().write("index.html", "two");
+    farm.wait_same(farm.member(2));
+    assert_eq!(fs::read_to_string(farm.member(1).web("index.html")).unwrap(), "one", "it validates still");
+    fs::remove_file(&slow).expect("removed");
+    farm.wait_equal();
 }

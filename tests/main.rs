@@ -11,6 +11,7 @@ mod changes;
 mod chaos;
 mod commands;
 mod compat;
+mod confirm;
 mod crashes;
 mod demo;
 mod drift;

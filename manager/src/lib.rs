@@ -56,5 +56,5 @@ pub use publish::{
     rollback::{Rollback, RollbackError, RolledBack},
     round::{Changes, PublishError, Request},
 };
-pub use rollout::{DecideError, Decision};
+pub use rollout::{ConfirmError, DecideError, Decision};
 pub use shared::{Dial, Dialling, EditError, HaltFn, Setup, Timings};

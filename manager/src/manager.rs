@@ -7,7 +7,10 @@ use bellwether_group::{
     tokens::Tokens,
 };
 use bellwether_proto::{
+    Malformed,
     entry::EntryPath,
+    level::Level,
+    limits,
     name::ServerName,
     record::{Role, SignedRecord},
     revision::{RevisionName, SignedHeader, check_labels, check_message},
@@ -101,6 +104,16 @@ impl Manager {
     pub async fn publish(&self, request: Request) -> Result<Published, PublishError> {
         check_message(&request.message)?;
         check_labels(&request.labels)?;
+        if let Some(ms) = request.confirm_within_ms {
+            if !limits::CONFIRM_WITHIN.contains(&ms) {
+                let what = format!("{} s for a confirmation; it may be 10 s to a day", ms / 1_000);
+                return Err(Malformed::new(what).into());
+            }
+            let level = self.record().record().level;
+            if level < Level(2) {
+                return Err(PublishError::Level(level));
+            }
+        }
         let (answer, answered) = oneshot::channel();
         let sent = self.inner.commands.send(Command::Publish(request, answer)).await;
         sent.map_err(|_| PublishError::Stopping)?;

@@ -15,7 +15,7 @@ use bellwether_group::{
     },
     halt::Halt,
     lost::Known,
-    rollout,
+    rollout::{self, Hold},
 };
 use bellwether_local::prove::Commands;
 use bellwether_proto::{
@@ -24,7 +24,7 @@ use bellwether_proto::{
     level::Program,
     name::{ServerName, SetName},
     record::{Publish, Record, Server, SignedRecord},
-    revision::{Epoch, Number, RevisionId, SignedHeader},
+    revision::{Epoch, RevisionId, SignedHeader},
     status::Event,
     v1,
 };
@@ -294,9 +294,9 @@ impl Shared {
         }
     }
 
-    /// The revision whose rollout is stopped, if it is the head: nothing is published then without a person.
-    pub(crate) fn stopped(&self) -> Option<Number> {
-        self.rollouts.stopped(&self.head.borrow().stored.header)
+    /// What holds publishing back: nothing is published then without a person.
+    pub(crate) fn held(&self) -> Option<Hold> {
+        self.rollouts.holds(&self.head.borrow().stored.header)
     }
 
     /// Whether a rollback holds watching: no edit becomes a revision by itself.
@@ -306,9 +306,7 @@ impl Shared {
 
     /// Whether edits become revisions by themselves.
     pub(crate) fn publishes_by_itself(&self) -> bool {
-        self.record.borrow().record().policy.publish == Publish::Auto
-            && !self.holds_watching()
-            && self.stopped().is_none()
+        self.record.borrow().record().policy.publish == Publish::Auto && !self.holds_watching() && self.held().is_none()
     }
 
     /// The commands of the sets in which these changes are.

@@ -16,13 +16,15 @@ pub struct Authority {
     pub manager: Option<PublicKey>,
 }
 
-/// Checks whether a member under `authority` that is at `at` may take the revision `offered`.
+/// Checks whether a member under `authority` that is at `at` may take the revision `offered`. `before`: the header of the
+/// revision that an increment changes, if that revision is `at` or the history has all packs from `at` to it.
 ///
 /// # Errors
 /// The reason, for the monitor; nothing is changed.
 pub fn admit(
     authority: &Authority,
     at: Option<&SignedHeader>,
+    before: Option<&SignedHeader>,
     offered: &SignedHeader,
     base: bool,
 ) -> Result<(), String> {
@@ -50,7 +52,9 @@ pub fn admit(
     if !newer && at.id() != offered.id() {
         return Err(format!("revision {number} is not newer than {}, which is held here", at.number()));
     }
-    if !base && (*parent != Some(at.id()) || at.number().next(number.epoch) != Ok(*number)) {
+    let follows =
+        |before: &SignedHeader| *parent == Some(before.id()) && before.number().next(number.epoch) == Ok(*number);
+    if !base && !before.is_some_and(follows) {
         return Err(format!("revision {number} does not follow {}, which is held here", at.number()));
     }
     Ok(())
@@ -87,7 +91,7 @@ mod tests {
         let authority = Authority { group: [7; 16].into(), epoch: Epoch(2), manager: Some(key.public()) };
         let first = header(&key, 1, 1, None);
         let second = header(&key, 1, 2, Some(first.id()));
-        let admit = |at: Option<&SignedHeader>, offered: &SignedHeader, base| admit(&authority, at, offered, base);
+        let admit = |at: Option<&SignedHeader>, offered: &SignedHeader, base| admit(&authority, at, at, offered, base);
         assert!(admit(None, &first, true).is_ok());
         assert!(admit(None, &second, false).is_err(), "an increment on nothing");
         assert!(admit(Some(&first), &second, false).is_ok());
@@ -95,9 +99,12 @@ mod tests {
         assert!(admit(Some(&second), &second, true).is_ok(), "the same, whole");
         assert!(admit(Some(&first), &header(&key, 1, 3, Some(second.id())), false).is_err(), "a gap");
         assert!(admit(Some(&first), &header(&key, 1, 2, None), false).is_err(), "no descendant");
+        let third = header(&key, 1, 3, Some(second.id()));
+        assert!(super::admit(&authority, Some(&first), Some(&second), &third, false).is_ok(), "its parent is kept");
+        assert!(super::admit(&authority, Some(&third), Some(&first), &second, false).is_err(), "backwards");
         assert!(admit(None, &header(&other, 1, 1, None), true).is_err(), "another key");
         let elsewhere = Authority { group: [8; 16].into(), ..authority };
-        assert!(super::admit(&elsewhere, None, &first, true).is_err(), "another group");
+        assert!(super::admit(&elsewhere, None, None, &first, true).is_err(), "another group");
         assert!(admit(None, &header(&key, 3, 1, None), true).is_err(), "an epoch that has not begun");
         assert!(admit(Some(&first), &header(&key, 1, 3, Some(first.id())), false).is_err(), "a number left out");
         assert!(admit(Some(&header(&key, 2, 5, None)), &header(&key, 1, 6, None), true).is_err(), "an older epoch");
@@ -105,6 +112,9 @@ mod tests {
         assert!(admit(Some(&fork), &turn, true).is_ok(), "a later epoch takes the place of what nobody else has");
         assert!(admit(Some(&fork), &turn, false).is_err(), "but it does not follow it");
         let unknown = Authority { manager: None, ..authority };
-        assert!(super::admit(&unknown, Some(&first), &second, false).is_err(), "an epoch whose manager is not known");
+        assert!(
+            super::admit(&unknown, Some(&first), Some(&first), &second, false).is_err(),
+            "an epoch whose manager is not known"
+        );
     }
 }

@@ -78,6 +78,10 @@ pub const BACKENDS: usize = 256;
 pub const DRAIN_TIMEOUT: u64 = 24 * 3_600;
 /// Milliseconds of waiting for a file that a program has open for writing: an hour.
 pub const OPEN_MAX: u64 = 3_600_000;
+/// Milliseconds within which a revision is to be confirmed: ten seconds to a day.
+pub const CONFIRM_WITHIN: std::ops::RangeInclusive<u64> = 10_000..=24 * 3_600_000;
+/// Milliseconds for which the switch waits for members that stage a revision: an hour.
+pub const STAGE_TIMEOUT: u64 = 3_600_000;
 /// Milliseconds for which a wave of a rollout has to have been good before the next one: a week.
 pub const SOAK: u64 = 7 * 24 * 3_600_000;
 /// Seconds after its start for which a server may be unready without its manager's confirmation: an hour.

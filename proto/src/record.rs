@@ -19,7 +19,7 @@ use crate::{
     key::{KeyPair, PublicKey},
     level, limits,
     name::{ServerName, SetName},
-    revision::{Epoch, GroupId},
+    revision::{Epoch, GroupId, RevisionId, SignedHeader},
     v1,
 };
 
@@ -250,6 +250,13 @@ pub struct Policy {
     pub ready_after_s: u64,
     /// A member's reaction to edits of its own (W3).
     pub drift: OnDrift,
+    /// The last revision that was to be confirmed and was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<RevisionId>,
+    /// How long the switch waits for the members that stage and validate a revision first, in milliseconds. The time in which
+    /// its pack arrives does not count.
+    #[serde(default = "Policy::stage_timeout", skip_serializing_if = "Policy::is_stage_timeout")]
+    pub stage_timeout_ms: u64,
     /// How a revision goes to the members in waves; none: to all at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutPolicy>,
@@ -274,10 +281,26 @@ impl Policy {
             drain_timeout_s: 300,
             ready_after_s: 30,
             drift: OnDrift::Report,
+            confirmed: None,
+            stage_timeout_ms: Self::stage_timeout(),
             rollout: None,
             #[cfg(feature = "level-next")]
             note: None,
         }
+    }
+
+    /// The time within which somebody has to confirm that revision, in milliseconds; none: nobody has to (any more).
+    pub fn unconfirmed(&self, revision: &SignedHeader) -> Option<u64> {
+        revision.confirm_within().filter(|_| self.confirmed != Some(revision.id()))
+    }
+
+    fn stage_timeout() -> u64 {
+        5_000
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+    fn is_stage_timeout(ms: &u64) -> bool {
+        *ms == Self::stage_timeout()
     }
 }
 
@@ -346,6 +369,12 @@ struct Later {
 
 const LATER: &[Later] = &[
     Later { came: Level(2), what: "a rollout in waves", is_used: |record| record.policy.rollout.is_some() },
+    Later { came: Level(2), what: "a confirmed revision", is_used: |record| record.policy.confirmed.is_some() },
+    Later {
+        came: Level(2),
+        what: "another time for staging",
+        is_used: |record| !Policy::is_stage_timeout(&record.policy.stage_timeout_ms),
+    },
     #[cfg(feature = "level-next")]
     Later { came: Level::NEWEST, what: "a note", is_used: |record| record.policy.note.is_some() },
 ];

@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub use self::{
-    labels::{ACCEPTED, HOLD, REPLACES, TAKEN_BACK, check_labels},
+    labels::{ACCEPTED, CONFIRM_WITHIN, HOLD, REPLACES, TAKEN_BACK, check_labels},
     named::RevisionName,
 };
 
@@ -253,6 +253,11 @@ pub struct SignedHeader {
 }
 
 impl SignedHeader {
+    /// The time within which somebody has to confirm the revision, in milliseconds; none: it is not to be confirmed.
+    pub fn confirm_within(&self) -> Option<u64> {
+        self.header().labels.get(CONFIRM_WITHIN)?.parse().ok()
+    }
+
     /// Signs `header` as its manager.
     pub fn sign(header: Header, key: &KeyPair) -> Self {
         let bytes = Bytes::from(header.to_wire().encode_to_vec());

@@ -438,6 +438,8 @@ pub struct ProcedureStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RolloutState {
+    /// The members whose sets have commands that validate stage the revision and validate it. No member switches to it.
+    Staging,
     /// The members of the present wave take the revision.
     Running,
     /// The present wave has it, and the next one begins when the soak time is over.
@@ -452,11 +454,13 @@ pub enum RolloutState {
 
 impl RolloutState {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Running, Self::Soaking, Self::Stopped, Self::Done, Self::TakenBack];
+    pub const ALL: [Self; 6] =
+        [Self::Staging, Self::Running, Self::Soaking, Self::Stopped, Self::Done, Self::TakenBack];
 
     /// The word in JSON and in metrics.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Staging => "staging",
             Self::Running => "running",
             Self::Soaking => "soaking",
             Self::Stopped => "stopped",
@@ -485,6 +489,15 @@ pub struct RolloutStatus {
     pub late: Vec<ServerName>,
     /// The members that failed with it.
     pub failed: Vec<ServerName>,
+    /// The members that can validate only after their switch. They take the revision first, one at a time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub later: Vec<ServerName>,
+    /// The time until which somebody has to confirm it, in milliseconds since 1970; none: nobody has to (any more).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_until_ms: Option<u64>,
+    /// A member has refused it before any member switched to it: the next revision takes its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untouched: bool,
     /// The end of the soak time, in state [`RolloutState::Soaking`], in milliseconds since 1970.
     pub until_ms: Option<u64>,
     /// The reason of a stop, or of a revision that was taken back.
@@ -568,6 +581,15 @@ pub enum Observation {
     },
     /// Its progress to that revision.
     Progress(Progress),
+    /// One of its sets has a command that validates. Said after it was reached.
+    Validates,
+    /// It has staged this revision, none of its commands refuses the revision, and it waits for the other members.
+    Staged {
+        /// The revision.
+        revision: Number,
+        /// Its commands can validate only after the switch.
+        later: bool,
+    },
     /// It holds this revision: the files were hashed after the switch and give the revision's root.
     Done {
         /// The revision.

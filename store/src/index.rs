@@ -21,14 +21,12 @@ use std::{
 
 use bellwether_proto::{Malformed, hash::Hash, record::SetRules};
 
-use crate::tree::Tree;
+use crate::{boot, tree::Tree};
 
 const MAGIC: &[u8; 16] = b"bellwether index";
 /// Counts up when the format, or its content, changes.
 const VERSION: u32 = 1;
 const CHECKSUM: usize = 32;
-/// Changes at every start of the kernel.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The content of the index.
 #[derive(Debug)]
@@ -59,7 +57,7 @@ pub enum IndexError {
 /// # Errors
 /// It cannot be written; the one before is unchanged.
 pub fn save(path: &Path, tree: &Tree) -> io::Result<()> {
-    let bytes = to_bytes(tree, &boot_id());
+    let bytes = to_bytes(tree, &boot::id().into_bytes());
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -93,7 +91,7 @@ pub fn read(path: &Path, rules: &[Arc<SetRules>]) -> Result<Loaded, IndexError> 
         }
         Some(set)
     });
-    let now = boot_id();
+    let now = boot::id().into_bytes();
     Ok(Loaded { tree: Tree::new(sets.collect()), same_boot: !now.is_empty() && now == boot })
 }
 
@@ -130,11 +128,6 @@ fn from_bytes(bytes: &[u8]) -> Result<(Tree, Vec<u8>), IndexError> {
     let tree = input.tree()?;
     input.end()?;
     Ok((tree, boot))
-}
-
-/// Empty if the kernel does not tell it.
-fn boot_id() -> Vec<u8> {
-    fs::read(BOOT_ID).unwrap_or_default().trim_ascii().to_vec()
 }
 
 #[cfg(test)]
@@ -215,7 +208,7 @@ mod tests {
             let loaded = read(&path, &rules(&tree)).unwrap();
             prop_assert_eq!(text(&loaded.tree), text(&tree));
             prop_assert_eq!(loaded.tree.root(), tree.root());
-            prop_assert_eq!(loaded.same_boot, !boot_id().is_empty());
+            prop_assert_eq!(loaded.same_boot, !boot::id().into_bytes().is_empty());
         }
 
         #[test]

@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod attributes;
 pub mod beneath;
+pub mod boot;
 pub mod durable;
 pub mod failpoint;
 pub mod history;

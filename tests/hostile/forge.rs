@@ -152,6 +152,7 @@ impl Forged {
     fn offer(&self, head_frame: &[u8], size: usize) -> v1::Offer {
         let size = size as u64;
         let header = Some(self.header.to_wire());
-        v1::Offer { pack: Hash::of(head_frame).into(), header, base: self.base, size, from: 0, to: size, forked: false }
+        let (base, pack) = (self.base, Hash::of(head_frame).into());
+        v1::Offer { pack, header, base, size, from: 0, to: size, ..v1::Offer::default() }
     }
 }

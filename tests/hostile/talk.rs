@@ -125,6 +125,7 @@ impl Talk {
                 up::Message::Verified(_) => return Verdict::Verified,
                 up::Message::Fault(fault) => return Verdict::Failed(fault.reason),
                 up::Message::Hello(_) => panic!("a second hello"),
+                up::Message::Staged(_) | up::Message::Kept(_) => panic!("nothing was to be staged or kept"),
                 up::Message::Progress(_)
                 | up::Message::Drift(_)
                 | up::Message::Keepalive(_)

@@ -110,6 +110,9 @@ impl Member {
 
     /// Does what had to wait until nothing was under way, and what the policy wants done about edits.
     pub(super) fn catch_up(&mut self) {
+        if !self.asked.is_empty() {
+            self.put(follower::Input::Asked);
+        }
         self.put(follower::Input::CatchUp);
         if !self.follower.is_idle() {
             return;

@@ -3,6 +3,7 @@
 //! the same machine.
 
 mod interface;
+mod proving;
 
 use std::collections::HashSet;
 
@@ -17,15 +18,16 @@ use bellwether_proto::{
     protocol,
     record::OnDrift,
     revision::{Number, RevisionId, SignedHeader},
-    status::{self, Cause, Observation},
+    status::{Cause, Observation},
     v1::{self, Outcome, down, up},
 };
 pub use bellwether_store::scan::Look;
 
 pub use self::interface::{
-    Arrived, Back, Complaint, Edits, Facts, Input, Output, Owed, Proven, Returned, Switched, Trouble, Validated,
-    Validation, holds,
+    Arrived, Back, Complaint, Edits, Facts, Input, Output, Owed, Proven, Purpose, Returned, Switched, Trouble,
+    Validated, Validation, holds,
 };
+use self::proving::{Proving, Way};
 use super::{
     again::Again,
     drift::{NAMED, held, pace::Pace, waiting::Waiting},
@@ -36,17 +38,21 @@ use super::{
 enum Activity {
     Idle,
     /// A pack arrives.
-    Receiving(SignedHeader),
+    Receiving(Offered),
+    /// All of a pack has come, and goes into the history; the disk's turn.
+    Keeping(Offered),
     /// These chunks were asked for by hash; `last`: no more answers come.
     Filling {
-        header: SignedHeader,
+        offered: Offered,
         asked: HashSet<Hash>,
         last: bool,
     },
     /// All of it has come; the disk's turn.
-    Staging(SignedHeader),
+    Staging(Offered),
     /// Staged, and commands look at it.
-    Validating(SignedHeader),
+    Validating(Offered),
+    /// Staged, and no command refuses it: it waits until the manager says that it is switched to.
+    Staged(SignedHeader, Validation),
     /// The disk's turn.
     Switching(SignedHeader),
     /// Switched to, and commands show whether the services work with it. Nothing interrupts that.
@@ -59,21 +65,13 @@ enum Activity {
     Settling(SignedHeader),
 }
 
-/// A revision in the sets whose commands have not ended.
-#[derive(Debug)]
-struct Proving {
+/// A revision that was offered.
+#[derive(Debug, Clone)]
+struct Offered {
     header: SignedHeader,
-    way: Way,
-}
-
-#[derive(Debug)]
-enum Way {
-    /// The same one, of which edits were put back.
-    Stay,
-    /// To the new revision; this is reported when they end well.
-    Forward(v1::Report),
-    /// Back from that one.
-    Back(SignedHeader, Complaint),
+    purpose: Purpose,
+    /// It changes the revision that is held, and not one that only the history has.
+    next: bool,
 }
 
 /// A member.
@@ -157,8 +155,8 @@ impl Follower {
                 .map(|header| header.number()),
             (
                 down::Message::Slice(_) | down::Message::Supply(_),
-                Activity::Receiving(header) | Activity::Filling { header, .. },
-            ) => Some(header.number()),
+                Activity::Receiving(offered) | Activity::Filling { offered, .. },
+            ) => Some(offered.header.number()),
             _ => None,
         }
     }
@@ -172,7 +170,8 @@ impl Follower {
             Input::Said(..) | Input::Closed(_) => {}
             Input::Changed(look) => self.waiting.look(look),
             Input::Rescan => self.waiting.rescan(),
-            Input::CatchUp => self.catch_up(),
+            Input::CatchUp => self.catch_up(facts),
+            Input::Asked => self.unstage(facts),
             Input::Revert => self.revert(facts),
             Input::LookForObstacle => {
                 if self.is_idle() && self.session.is_some() && self.again.as_ref().is_some_and(Again::is_open) {
@@ -181,12 +180,16 @@ impl Follower {
             }
             Input::Obstacle(there) => self.obstacle(facts, there),
             Input::Arrived(arrived) => self.arrived(facts, arrived),
+            Input::Kept(kept) => self.kept(facts, kept),
             Input::Supplied(came) => self.supplied(facts, came),
             Input::Finished(finished) => self.finished(facts, finished),
             Input::Planned(planned) => {
                 if let Activity::Settling(header) = self.end() {
                     match planned {
-                        Ok(missing) => self.await_chunks(header, &missing),
+                        Ok(missing) => {
+                            let offered = Offered { header, purpose: Purpose::Switch, next: true };
+                            self.await_chunks(offered, &missing);
+                        }
                         Err(trouble) => self.refused(facts, &header, trouble),
                     }
                 }
@@ -195,6 +198,7 @@ impl Follower {
             Input::Working(phase) => self.working(phase),
             Input::Validated(validated) => self.validated(facts, validated),
             Input::Switched(switched) => self.switched(facts, switched),
+            Input::Unconfirmed(complaint) => self.unconfirmed(facts, complaint),
             Input::Proved(proved) => self.proved(facts, proved),
             Input::Returned(returned) => self.returned(facts, returned),
             Input::Owed(owed) => self.owed(*owed),
@@ -274,6 +278,7 @@ impl Follower {
                 }
             }
             down::Message::Supply(supply) => self.supply(facts, supply),
+            down::Message::Switch(switch) => self.let_go(&switch),
             down::Message::Verify(verify) => self.waiting.verify(verify.full),
             down::Message::Sync(_) if self.is_proving() => self.sync = true,
             down::Message::Sync(_) => {
@@ -323,15 +328,20 @@ impl Follower {
             }
         };
         let v1::Offer { base, from, to, size, .. } = offer;
-        tracing::debug!(base, from, to, size, "an offer is admitted");
+        let purpose = Purpose::from_wire(offer.r#use());
+        tracing::debug!(base, from, to, size, ?purpose, "an offer is admitted");
         // An offer may come before the word of the head that it makes.
         if self.heard.is_none_or(|(newest, _)| newest < header.number()) {
             self.hears(header.clone());
         }
-        self.see(Observation::Started { sync: base, to: header.number() });
+        if purpose != Purpose::Keep {
+            self.see(Observation::Started { sync: base, to: header.number() });
+        }
         let forked = facts.at.map(SignedHeader::number).filter(|_| base && offer.forked);
-        self.work = Activity::Receiving(header.clone());
-        self.outputs.push(Output::Receive { offer, header, forked });
+        let next = base || facts.at.is_some_and(|at| header.header().parent == Some(at.id()));
+        let plan = next && purpose != Purpose::Keep;
+        self.work = Activity::Receiving(Offered { header: header.clone(), purpose, next });
+        self.outputs.push(Output::Receive { offer, header, forked, plan });
     }
 
     fn admitted(&self, facts: &Facts<'_>, offer: &v1::Offer) -> Result<SignedHeader, String> {
@@ -349,7 +359,10 @@ impl Follower {
         if let Some(why) = (facts.quarantined)(header.number()) {
             return Err(why);
         }
-        if let Some((_, complaint)) = self.refused.as_ref().filter(|(refused, _)| *refused == header.id()) {
+        // A confirmation is a reason to try again.
+        let confirmed = facts.record.policy.confirmed == Some(header.id());
+        let refused = self.refused.as_ref().filter(|(refused, _)| *refused == header.id() && !confirmed);
+        if let Some((_, complaint)) = refused {
             return Err(complaint.reason.clone());
         }
         let manager = facts.record.manager();
@@ -358,38 +371,56 @@ impl Follower {
         }
         let (group, epoch) = (facts.record.group, facts.record.version.epoch);
         let manager = (facts.manager_of)(header.number().epoch);
-        admit(&Authority { group, epoch, manager }, facts.at, &header, offer.base)?;
+        let before = header.header().parent.and_then(|parent| (facts.kept)(parent));
+        admit(&Authority { group, epoch, manager }, facts.at, before.as_ref(), &header, offer.base)?;
         Ok(header)
     }
 
     /// Goes on with what has arrived: switches, asks for more, or waits.
     fn arrived(&mut self, facts: &Facts<'_>, arrived: Result<Arrived, Trouble>) {
-        let Activity::Receiving(header) = self.end() else { return };
+        let Activity::Receiving(offered) = self.end() else { return };
         match arrived {
-            Err(trouble) => self.refused(facts, &header, trouble),
-            Ok(Arrived::More) => self.work = Activity::Receiving(header),
-            Ok(Arrived::Whole) => self.stage(header),
+            Err(trouble) => self.refused(facts, &offered.header, trouble),
+            Ok(Arrived::More) => self.work = Activity::Receiving(offered),
+            Ok(Arrived::Whole) if offered.purpose == Purpose::Keep || !offered.next => {
+                let stage = offered.purpose != Purpose::Keep;
+                self.work = Activity::Keeping(offered);
+                self.outputs.push(Output::Keep { stage });
+            }
+            Ok(Arrived::Whole) => self.stage(offered),
             Ok(Arrived::Paused { missing, in_pack, .. }) if few(&missing, in_pack) => {
                 tracing::debug!(chunks = missing.len(), "little is missing: these chunks are asked for");
                 self.outputs.push(Output::Fill);
-                self.await_chunks(header, &missing);
+                self.await_chunks(offered, &missing);
             }
             Ok(Arrived::Paused { missing, rest, .. }) => {
                 tracing::debug!(chunks = missing.len(), "much is missing: the rest of the pack is asked for");
-                self.work = Activity::Receiving(header);
+                self.work = Activity::Receiving(offered);
                 self.outputs.push(Output::Rest);
                 self.send(up::Message::Want(v1::Want { want: Some(v1::want::Want::Range(rest)) }));
             }
         }
     }
 
-    fn await_chunks(&mut self, header: SignedHeader, missing: &[Chunk]) {
+    /// The pack is in the history. If its revision is to be held, it is staged from there; these chunks are not there.
+    fn kept(&mut self, facts: &Facts<'_>, kept: Result<Vec<Chunk>, Trouble>) {
+        let Activity::Keeping(offered) = self.end() else { return };
+        match (kept, offered.purpose) {
+            (Err(trouble), _) => self.refused(facts, &offered.header, trouble),
+            (Ok(_), Purpose::Keep) => {
+                self.send(up::Message::Kept(v1::Kept { revision: offered.header.id().0.into() }));
+            }
+            (Ok(missing), Purpose::Switch | Purpose::Stage) => self.await_chunks(offered, &missing),
+        }
+    }
+
+    fn await_chunks(&mut self, offered: Offered, missing: &[Chunk]) {
         if missing.is_empty() {
-            return self.stage(header);
+            return self.stage(offered);
         }
         let asked = missing.iter().map(|chunk| chunk.hash).collect();
         let hashes = missing.iter().map(|chunk| chunk.hash.into()).collect();
-        self.work = Activity::Filling { header, asked, last: false };
+        self.work = Activity::Filling { offered, asked, last: false };
         self.send(up::Message::Want(v1::Want { want: Some(v1::want::Want::Chunks(v1::Hashes { hashes })) }));
     }
 
@@ -409,62 +440,53 @@ impl Follower {
     }
 
     fn supplied(&mut self, facts: &Facts<'_>, supplied: Result<Vec<Hash>, Trouble>) {
-        let Activity::Filling { header, mut asked, last } = self.end() else { return };
+        let Activity::Filling { offered, mut asked, last } = self.end() else { return };
         match supplied.map(|hashes| came(&mut asked, &hashes)) {
-            Err(trouble) => self.refused(facts, &header, trouble),
-            Ok(Ok(())) if last => self.stage(header),
-            Ok(Ok(())) => self.work = Activity::Filling { header, asked, last },
+            Err(trouble) => self.refused(facts, &offered.header, trouble),
+            Ok(Ok(())) if last => self.stage(offered),
+            Ok(Ok(())) => self.work = Activity::Filling { offered, asked, last },
             Ok(Err(what)) => {
-                self.work = Activity::Filling { header, asked, last };
+                self.work = Activity::Filling { offered, asked, last };
                 self.unasked(facts, &what);
             }
         }
     }
 
     fn unasked(&mut self, facts: &Facts<'_>, what: &str) {
-        let Activity::Filling { header, .. } = self.end() else { return };
+        let Activity::Filling { offered, .. } = self.end() else { return };
         self.outputs.push(Output::Drop);
         let reason = format!("the chunks are not what was asked for: {what}");
-        self.refused(facts, &header, Trouble { reason, cause: None, look: None, output: String::new() });
+        self.refused(facts, &offered.header, Trouble { reason, cause: None, look: None, output: String::new() });
     }
 
-    fn stage(&mut self, header: SignedHeader) {
-        self.work = Activity::Staging(header);
-        self.outputs.push(Output::Stage);
+    fn stage(&mut self, offered: Offered) {
+        // The revision after a staged one may come in its place, and is packed as its changes.
+        let keep = offered.purpose == Purpose::Stage;
+        self.work = Activity::Staging(offered);
+        self.outputs.push(Output::Stage { keep });
     }
 
-    fn staged(&mut self, facts: &Facts<'_>, staged: Result<Validation, Trouble>) {
-        let Activity::Staging(header) = self.end() else { return };
-        match staged {
-            Err(trouble) => self.refused(facts, &header, trouble),
-            Ok(Validation::Before) => {
-                tracing::debug!("staged: the commands that validate are begun");
-                self.work = Activity::Validating(header);
-                self.outputs.push(Output::Validate);
-                self.working("validating");
+    /// The manager says that the staged revision is switched to. If it is not staged any more, that was reported.
+    fn let_go(&mut self, switch: &v1::Switch) {
+        match self.end() {
+            Activity::Staged(header, validation) if switch.revision.as_ref() == header.id().0.as_bytes() => {
+                self.see(Observation::Started { sync: false, to: header.number() });
+                self.switch(header, validation);
             }
-            Ok(validation) => self.switch(header, validation),
+            other => self.work = other,
         }
     }
 
-    fn validated(&mut self, facts: &Facts<'_>, validated: Validated) {
-        let Activity::Validating(header) = self.end() else { return };
-        match validated {
-            Validated::Good => self.switch(header, Validation::Before),
-            Validated::Unable => self.switch(header, Validation::After),
-            Validated::Bad(complaint) => {
+    /// The sets are needed for something else: what is staged is dropped, and asked for again.
+    fn unstage(&mut self, facts: &Facts<'_>) {
+        match self.end() {
+            Activity::Staged(header, _) => {
                 self.outputs.push(Output::Drop);
-                self.complained(facts, &header, complaint);
+                let reason = "the sets were needed for something else after the revision was staged".to_owned();
+                let cause = Some(Cause::Busy);
+                self.refused(facts, &header, Trouble { reason, cause, look: None, output: String::new() });
             }
-        }
-    }
-
-    /// Commands run: the manager and the monitor are told so.
-    fn working(&mut self, phase: &'static str) {
-        if let Activity::Validating(_) | Activity::Proving(_) = self.work {
-            let progress = v1::Progress { phase: phase.into(), ..v1::Progress::default() };
-            self.send(up::Message::Progress(progress));
-            self.see(Observation::Progress(status::Progress::phase(phase)));
+            other => self.work = other,
         }
     }
 
@@ -504,113 +526,6 @@ impl Follower {
         self.see(Observation::Done { revision: header.number(), micros, kept });
         self.send(up::Message::Report(report));
         self.outputs.push(Output::Tidy(header));
-    }
-
-    /// The commands of what the sets hold now are begun.
-    fn prove(&mut self, header: SignedHeader, way: Way) {
-        self.work = Activity::Proving(Box::new(Proving { header, way }));
-        self.outputs.push(Output::Prove);
-        self.working("reloading");
-    }
-
-    fn proved(&mut self, facts: &Facts<'_>, proved: Result<(), Complaint>) {
-        let Activity::Proving(proving) = self.end() else { return };
-        let Proving { header, way } = *proving;
-        match (way, proved) {
-            (Way::Stay, Ok(())) => self.outputs.push(Output::Proved),
-            (Way::Stay, Err(complaint)) => {
-                self.failed(Some(&header), format!("after edits were put back: {}", complaint.reason));
-                self.outputs.push(Output::Proved);
-            }
-            (Way::Forward(report), Ok(())) => {
-                self.outputs.extend([Output::Proved, Output::Show]);
-                self.done(header, report);
-            }
-            (Way::Forward(_), Err(complaint)) => {
-                tracing::warn!(complaint.reason, "the sets go back to the revision before");
-                self.work = Activity::Returning(header, complaint.clone());
-                self.outputs.push(Output::Return(complaint));
-            }
-            (Way::Back(from, complaint), Ok(())) => {
-                self.outputs.push(Output::Proved);
-                self.went_back(facts, &header, &from, complaint);
-                self.outputs.push(Output::Tidy(header));
-            }
-            (Way::Back(from, before), Err(complaint)) => {
-                let (was, held) = (from.number(), header.number());
-                let (before, now) = (before.reason, complaint.reason);
-                let reason = format!("{was} was taken back ({before}), and with {held} its service fails, too: {now}");
-                // The error is noted before it is noted that nothing is owed.
-                self.failed(Some(&from), reason);
-                self.outputs.push(Output::Proved);
-            }
-        }
-        self.after_proof();
-    }
-
-    fn returned(&mut self, facts: &Facts<'_>, returned: Result<Returned, String>) {
-        let Activity::Returning(from, complaint) = self.end() else { return };
-        match returned {
-            Err(why) => {
-                let (was, reason) = (from.number(), complaint.reason);
-                self.failed(Some(&from), format!("{reason}; {was} stays in the sets: {why}"));
-                self.outputs.push(Output::Proved);
-                self.after_proof();
-            }
-            Ok(Returned { header, kept, edits }) => {
-                self.observe(facts, edits);
-                self.outputs.push(Output::Show);
-                self.say_drift(kept);
-                self.prove(header, Way::Back(from, complaint));
-            }
-        }
-    }
-
-    /// The sets hold the revision before, and their services work with it.
-    fn went_back(&mut self, facts: &Facts<'_>, held: &SignedHeader, from: &SignedHeader, complaint: Complaint) {
-        let (was, now) = (from.number(), held.number());
-        let reason = format!("{}; {was} was taken back, and {now} is in force again", complaint.reason);
-        self.complained(facts, from, Complaint { reason, ..complaint });
-    }
-
-    /// A command refuses a revision, which is not in the sets (any more): it is not tried again by itself.
-    fn complained(&mut self, facts: &Facts<'_>, header: &SignedHeader, complaint: Complaint) {
-        self.refused = Some((header.id(), complaint.clone()));
-        let Complaint { reason, output } = complaint;
-        self.refused(facts, header, Trouble { reason, cause: None, look: None, output });
-    }
-
-    /// A sync has waited for it.
-    fn after_proof(&mut self) {
-        if self.is_idle() && std::mem::take(&mut self.sync) {
-            self.refused = None;
-            self.work = Activity::Finishing;
-            self.outputs.push(Output::Finish);
-        }
-    }
-
-    /// While commands show whether a revision works, nothing else is taken; it is asked for afterwards.
-    fn postpone(&mut self, facts: &Facts<'_>, offer: &v1::Offer) {
-        let Some(header) = offer.header.clone().and_then(|header| SignedHeader::from_wire(header).ok()) else { return };
-        let reason = "the commands of the revision before are running".to_owned();
-        self.refused(facts, &header, Trouble { reason, cause: Some(Cause::Busy), look: None, output: String::new() });
-    }
-
-    /// Goes on where this server was as its agent ended.
-    fn owed(&mut self, owed: Owed) {
-        let Owed { held, root, back } = owed;
-        match back {
-            None => {
-                let (revision, outcome, root) = (held.id().0.into(), Outcome::Done.into(), root.into());
-                let report = v1::Report { revision, outcome, root, ..v1::Report::default() };
-                self.prove(held, Way::Forward(report));
-            }
-            Some(Back::Goes(complaint)) => {
-                self.work = Activity::Returning(held, complaint.clone());
-                self.outputs.push(Output::Return(complaint));
-            }
-            Some(Back::Came(from, complaint)) => self.prove(held, Way::Back(*from, complaint)),
-        }
     }
 
     /// A sync: the sets are brought to the revision that is held, whatever was edited, and an error is cleared (W8). Newer
@@ -687,11 +602,15 @@ impl Follower {
     }
 
     /// Does what had to wait until nothing was under way.
-    fn catch_up(&mut self) {
-        // The sets are looked at while commands run, too.
+    fn catch_up(&mut self, facts: &Facts<'_>) {
+        if self.waiting.wants_verify() {
+            self.unstage(facts);
+        }
+        // The sets are looked at while commands run, too, and while a staged revision waits.
         let looks = match &self.work {
-            Activity::Idle | Activity::Proving(_) | Activity::Validating(_) => true,
+            Activity::Idle | Activity::Proving(_) | Activity::Validating(_) | Activity::Staged(..) => true,
             Activity::Receiving(_)
+            | Activity::Keeping(_)
             | Activity::Filling { .. }
             | Activity::Staging(_)
             | Activity::Switching(_)
@@ -705,7 +624,7 @@ impl Follower {
         if let Some(full) = self.is_idle().then(|| self.waiting.take_verify()).flatten() {
             self.outputs.push(Output::Verify { full });
         } else if let Some((look, plain)) = self.waiting.take_look() {
-            if let Activity::Validating(_) = self.work {
+            if let Activity::Validating(_) | Activity::Staged(..) = self.work {
                 // What is staged was planned before: the switch knows nothing of what is seen now.
                 self.meanwhile.look(look.clone());
             }
@@ -714,8 +633,10 @@ impl Follower {
     }
 
     fn revert(&mut self, facts: &Facts<'_>) {
-        let wanted = self.is_idle() && self.drift.entries > 0 && facts.record.policy.drift == OnDrift::Revert;
+        let free = matches!(self.work, Activity::Idle | Activity::Staged(..));
+        let wanted = free && self.drift.entries > 0 && facts.record.policy.drift == OnDrift::Revert;
         if wanted && facts.fault.is_none() && self.pace.may(facts.now) {
+            self.unstage(facts);
             self.outputs.push(Output::PutBack);
         }
     }

@@ -72,9 +72,11 @@ impl Incoming {
                 self.check_slice(slice)?;
                 Heard::Pass(message)
             }
-            down::Message::Supply(_) | down::Message::Verify(_) | down::Message::Sync(_) | down::Message::Fence(_) => {
-                Heard::Pass(message)
-            }
+            down::Message::Supply(_)
+            | down::Message::Switch(_)
+            | down::Message::Verify(_)
+            | down::Message::Sync(_)
+            | down::Message::Fence(_) => Heard::Pass(message),
         })
     }
 

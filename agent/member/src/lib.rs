@@ -39,14 +39,14 @@ use bellwether_proto::{
     level::Program,
     name::{ServerName, SetName},
     ready::Ready,
-    revision::{Number, SignedHeader},
+    revision::{Number, RevisionId, SignedHeader},
     status::{self, Event, Observation},
     v1::{self, down, up},
 };
 use bellwether_store::{
     apply::{Committed, Obstacle, Plan},
     failpoint,
-    history::History,
+    history::{History, Stored},
     quarantine,
     scan::Look,
     state::{known_heads::KnownHeads, layout::Layout, record::GroupRecord},
@@ -68,7 +68,7 @@ pub use self::{
 };
 use self::{
     drift::waiting,
-    follower::{Arrived, Facts, Follower, Output, Trouble},
+    follower::{Arrived, Facts, Follower, Output, Proven, Trouble},
     position::{Fault, Position},
     prove::Running,
     receive::{Receiving, Step},
@@ -350,17 +350,41 @@ impl Member {
         if self.follower.is_idle() {
             self.dirty(&Look::Stats);
         }
+        let (at, unconfirmed) = (self.position.at.as_ref(), self.position.unconfirmed.as_ref());
+        let unconfirmed = at.zip(unconfirmed).map(|(at, unconfirmed)| {
+            let (number, before, s) = (at.number(), unconfirmed.before.number(), unconfirmed.left_ms().div_ceil(1_000));
+            format!("nobody has confirmed {number}, which goes back to {before} by itself in {s} s")
+        });
         Account {
             at: self.position.at.clone(),
-            fault: self.position.fault.as_ref().map(|fault| fault.reason.clone()).or_else(|| self.away()),
+            fault: self
+                .position
+                .fault
+                .as_ref()
+                .map(|fault| fault.reason.clone())
+                .or_else(|| self.away())
+                .or(unconfirmed),
             drift: (self.follower.drift().entries, self.follower.drift().paths.clone()),
         }
+    }
+
+    /// The newest revision in the history that follows the one held, if that is proven.
+    fn ahead(&self) -> bytes::Bytes {
+        let at = match self.position.proven() {
+            Proven::Yes => self.position.at.as_ref(),
+            Proven::NotYet(before) => before,
+        };
+        let head = self.history.head().map(|head| head.header.id());
+        let follows = |at: &SignedHeader| head != Some(at.id()) && self.history.leads_from(at.id());
+        at.filter(|at| follows(at)).and(head).map(|head| head.0.into()).unwrap_or_default()
     }
 
     /// What only the disk knows of a hello.
     fn hello(&self, ticket: Option<v1::Ticket>) -> v1::UpHello {
         let partial = self.history.partial();
         v1::UpHello {
+            validates: self.commands.values().any(|commands| commands.validate.is_some()),
+            ahead: self.ahead(),
             partial: partial.map(|(pack, _)| pack.into()).unwrap_or_default(),
             partial_bytes: partial.map_or(0, |(_, bytes)| bytes),
             incarnation: self.incarnation,
@@ -386,6 +410,10 @@ impl Member {
                 (packed, packed.or(held.map(SignedHeader::number)))
             }
             follower::Input::Closed(session) if self.follower.session() == Some(*session) => return self.close(),
+            follower::Input::LookForObstacle => {
+                self.look_for_confirmation();
+                return self.put(input);
+            }
             _ => return self.put(input),
         };
         let _span = revision.map(|number| tracing::error_span!("apply", revision = %number).entered());
@@ -415,12 +443,13 @@ impl Member {
                 at: self.position.at.as_ref(),
                 fault: fault.as_ref(),
                 proven: self.position.proven(),
+                kept: &|revision| kept(&self.history, self.position.at.as_ref()?.id(), revision),
             };
             for output in self.follower.handle(&facts, input) {
                 inputs.extend(self.act(output));
             }
         }
-        let waits = self.follower.waits();
+        let waits = self.follower.waits() || self.position.unconfirmed.is_some();
         self.waits.send_if_modified(|before| std::mem::replace(before, waits) != waits);
     }
 
@@ -439,10 +468,10 @@ impl Member {
                     receiving.keep();
                 }
             }
-            Output::Receive { offer, header, forked } => {
+            Output::Receive { offer, header, forked, plan } => {
                 failpoint::hit("member.offer");
                 self.sets.forked = forked;
-                let arrived = self.receive(&offer, header);
+                let arrived = self.receive(&offer, header, plan);
                 return Some(follower::Input::Arrived(arrived.map_err(|e| self.trouble(&e))));
             }
             Output::Slice(slice) => {
@@ -465,8 +494,13 @@ impl Member {
                 let came = self.supply(&supply);
                 return Some(follower::Input::Supplied(came.map_err(|e| self.trouble(&e))));
             }
-            Output::Stage => {
-                let staged = self.stage();
+            Output::Keep { stage } => {
+                let kept = self.keep(stage);
+                return Some(follower::Input::Kept(kept.map_err(|e| self.trouble(&e))));
+            }
+            Output::Shelve => self.shelve(),
+            Output::Stage { keep } => {
+                let staged = self.stage(keep);
                 return Some(follower::Input::Staged(staged.map_err(|e| self.trouble(&e))));
             }
             Output::Validate => self.validate(),
@@ -529,11 +563,11 @@ impl Member {
         let _ = self.events.send(Event::Head { number, time_ms, message });
     }
 
-    fn receive(&mut self, offer: &v1::Offer, header: SignedHeader) -> Result<Arrived, ReceiveError> {
+    fn receive(&mut self, offer: &v1::Offer, header: SignedHeader, plan: bool) -> Result<Arrived, ReceiveError> {
         let held = self.holds().then_some(self.given.as_slice());
         let sets = &mut self.sets;
         let mut planner = |head: &_, changes| sets.plan_over(head, changes, held);
-        let receiving = Receiving::new(&self.history, offer, header, &mut planner)?;
+        let receiving = Receiving::new(&self.history, offer, header, plan, &mut planner)?;
         self.arrived(Box::new(receiving))
     }
 
@@ -607,7 +641,12 @@ impl Member {
     }
 
     /// Answers the manager. One that does not read is let go of: this thread waits for nobody.
-    fn send(&mut self, message: up::Message) -> Option<follower::Input> {
+    fn send(&mut self, mut message: up::Message) -> Option<follower::Input> {
+        match &mut message {
+            up::Message::Report(report) => report.ahead = self.ahead(),
+            up::Message::Staged(staged) => staged.ahead = self.ahead(),
+            _ => {}
+        }
         let up = v1::Up { message: Some(message) };
         self.session.take_if(|session| session.up.try_send(Ok(up)).is_err())?;
         self.follower.session().map(follower::Input::Closed)
@@ -631,6 +670,15 @@ impl Member {
             }
         });
     }
+}
+
+/// The header of that revision, if `history` has all packs from `at` to it.
+fn kept(history: &History, at: RevisionId, revision: RevisionId) -> Option<SignedHeader> {
+    let header = &history.get(revision)?.header;
+    let after = |stored: &&Arc<Stored>| stored.header.id() != at && !stored.base;
+    let oldest = history.line(revision).take_while(after).last();
+    let reaches = |oldest: &Arc<Stored>| oldest.header.header().parent == Some(at);
+    (revision == at || oldest.is_some_and(reaches)).then(|| header.clone())
 }
 
 /// Why a pack is not to be touched.

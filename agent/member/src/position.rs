@@ -8,6 +8,7 @@ use bellwether_proto::{
     v1,
 };
 use bellwether_store::{
+    boot,
     log::{self, Log},
     state::{file::StateFileError, layout::Layout},
 };
@@ -24,6 +25,9 @@ pub struct Position {
     pub fault: Option<Fault>,
     /// This server leads, or has led since: its sets hold the newest revision of its history.
     pub leads: bool,
+    /// Nobody has confirmed the revision that the sets hold: this server takes it back by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<Unconfirmed>,
     /// What the commands of the sets have yet to say of the revision that the sets hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owed: Option<Owed>,
@@ -31,8 +35,31 @@ pub struct Position {
 
 impl State for Position {
     fn level(&self) -> Level {
-        // A program of level 1 would not run what is owed.
-        if self.owed.is_some() { Level(2) } else { Level::FIRST }
+        // A program of level 1 would not run what is owed, and not take a revision back.
+        if self.owed.is_some() || self.unconfirmed.is_some() { Level(2) } else { Level::FIRST }
+    }
+}
+
+/// A revision that somebody has to confirm.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Unconfirmed {
+    /// The revision before, to which the sets go back.
+    pub before: SignedHeader,
+    /// The time at which they do, in milliseconds since the boot.
+    pub until_ms: u64,
+    /// That boot. After another one they go back at once.
+    pub boot: String,
+}
+
+impl Unconfirmed {
+    /// From now on for that time, in milliseconds.
+    pub(crate) fn begin(before: SignedHeader, within_ms: u64) -> Self {
+        Self { before, until_ms: boot::elapsed_ms().saturating_add(within_ms), boot: boot::id() }
+    }
+
+    /// The time that is left, in milliseconds.
+    pub(crate) fn left_ms(&self) -> u64 {
+        if self.boot == boot::id() { self.until_ms.saturating_sub(boot::elapsed_ms()) } else { 0 }
     }
 }
 

@@ -23,7 +23,8 @@ use super::{
 };
 
 /// The places between two steps of the commands at which tests end the agent.
-pub const FAILPOINTS: [&str; 7] = [
+pub const FAILPOINTS: [&str; 8] = [
+    "member.kept",
     "member.staged",
     "member.validated",
     "member.owed",

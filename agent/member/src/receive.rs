@@ -27,6 +27,8 @@ pub(crate) struct Receiving {
     pub(crate) began: Instant,
     file: NewPack,
     base: bool,
+    /// Its changes are planned as they come.
+    plan: bool,
     /// The next byte.
     at: u64,
     /// One past the last byte that was promised or asked for.
@@ -125,6 +127,7 @@ impl Receiving {
         history: &History,
         offer: &v1::Offer,
         header: SignedHeader,
+        plan: bool,
         planner: &mut Planner<'_>,
     ) -> Result<Self, ReceiveError> {
         let pack = Hash::try_from(offer.pack.as_ref()).map_err(|e| ReceiveError::Offer(e.to_string()))?;
@@ -139,6 +142,7 @@ impl Receiving {
             began: Instant::now(),
             file,
             base: offer.base,
+            plan,
             at: 0,
             to: offer.to,
             reader: pack::Reader::default(),
@@ -197,8 +201,10 @@ impl Receiving {
             match frame {
                 Frame::Head(head) => self.head(*head)?,
                 Frame::Changes(mut changes) => self.changes.append(&mut changes),
-                Frame::Chunks(chunks) => self.chunks(&chunks)?,
-                Frame::Patches(patches) => self.patches(patches)?,
+                Frame::Chunks(chunks) if self.plan => self.chunks(&chunks)?,
+                Frame::Patches(patches) if self.plan => self.patches(patches)?,
+                // They are in the history when the revision is staged.
+                Frame::Chunks(_) | Frame::Patches(_) => {}
                 Frame::End => self.done = true,
             }
             self.plan_when_due(planner)?;
@@ -216,7 +222,7 @@ impl Receiving {
 
     fn plan_when_due(&mut self, planner: &mut Planner<'_>) -> Result<(), ReceiveError> {
         let Some(head) = &self.head else { return Ok(()) };
-        if self.planned.is_none() && head.changes == self.changes.len() as u64 {
+        if self.plan && self.planned.is_none() && head.changes == self.changes.len() as u64 {
             let (planned, olds) = planner(head, std::mem::take(&mut self.changes))?;
             (self.planned, self.olds) = (Some(planned), olds);
         }
@@ -305,6 +311,17 @@ impl Receiving {
     pub(crate) fn into_parts(self) -> Result<(NewPack, Planned), ReceiveError> {
         let planned = self.planned.ok_or_else(|| ReceiveError::Offer("it ended before all changes".into()))?;
         Ok((self.file, planned))
+    }
+
+    /// The pack's file, and the tree of its revision, which is checked against the signed root. `parent`: the tree that it changes.
+    pub(crate) fn into_pack(self, parent: &Tree) -> Result<(NewPack, Tree), ReceiveError> {
+        let head = self.head.ok_or_else(|| ReceiveError::Offer("it has no head".into()))?;
+        let target = parent.with_rules(&head.rules).apply(self.changes);
+        let target = target.map_err(|e| ReceiveError::Tree(e.to_string()))?;
+        match target.root() == self.header.header().root {
+            true => Ok((self.file, target)),
+            false => Err(ReceiveError::Tree("it has another root hash".into())),
+        }
     }
 
     /// Keeps what has arrived, to go on after a reconnection.

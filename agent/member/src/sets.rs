@@ -177,10 +177,16 @@ impl Sets {
         given: Option<&[Change]>,
     ) -> Result<(Planned, OldChunks), ReceiveError> {
         let planned = self.plan(head, changes)?;
-        let Some(given) = given else { return Ok(planned) };
+        self.check_held(given)?;
+        Ok(planned)
+    }
+
+    /// Checks that there are no edits of this server's own but those `given` (none: edits are no matter).
+    pub(crate) fn check_held(&self, given: Option<&[Change]>) -> Result<(), ReceiveError> {
+        let Some(given) = given else { return Ok(()) };
         let edits = self.edits();
         match drift::first_held(&edits, given) {
-            None => Ok(planned),
+            None => Ok(()),
             Some(first) => Err(ReceiveError::Held(drift::held(edits.len(), &format!("{}:{}", first.set, first.path)))),
         }
     }
@@ -226,9 +232,9 @@ impl Sets {
         Ok(Planned { plan, target })
     }
 
-    /// The plan that takes the revision that is held out of the sets: `target` is the tree of the one before. Edits beside
-    /// what the revision has changed stay.
-    pub(crate) fn plan_return(&mut self, header: &SignedHeader, target: Tree) -> Result<Planned, ReceiveError> {
+    /// The plan that takes the sets from the revision that is held to another one: `target` is its tree. Edits beside what differs
+    /// between the two stay.
+    pub(crate) fn plan_to(&mut self, header: &SignedHeader, target: Tree) -> Result<Planned, ReceiveError> {
         self.forked = None;
         let sources = sources(&self.paths, &rules(&target)).map_err(|set| {
             ReceiveError::Setup(format!("set {set} has no path on this server: add it to agent.toml and start again"))

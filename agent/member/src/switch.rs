@@ -24,7 +24,7 @@ use bellwether_store::{
 use super::{
     Member, OpenError, Transfer,
     follower::{self, Back, Complaint, Returned, Switched, Validation},
-    position::{Fault, Owed, Position, Refused},
+    position::{Fault, Owed, Position, Refused, Unconfirmed},
     prove::{self, Teller},
     receive::{Planned, ReceiveError, Receiving},
     recovery,
@@ -88,13 +88,49 @@ impl Filling {
 }
 
 impl Member {
-    /// Everything that was transferred is staged and verified.
-    pub(super) fn stage(&mut self) -> Result<Validation, ReceiveError> {
+    /// The whole pack that has arrived goes into the history. With `stage`, the way from the revision that is held to this one is
+    /// staged from what is here; the chunks that are missing.
+    pub(super) fn keep(&mut self, stage: bool) -> Result<Vec<Chunk>, ReceiveError> {
+        let Transfer::Receiving(receiving) = std::mem::take(&mut self.transfer) else {
+            return Err(ReceiveError::Setup("nothing has arrived".into()));
+        };
+        let (header, began) = (receiving.header.clone(), receiving.began);
+        let none = || ReceiveError::Offer("it has no parent".into());
+        let parent = self.history.tree(header.header().parent.ok_or_else(none)?)?;
+        let (pack, target) = receiving.into_pack(&parent)?;
+        self.history.commit(pack)?;
+        failpoint::hit("member.kept");
+        if !stage {
+            return Ok(Vec::new());
+        }
+        let mut planned = self.sets.plan_to(&header, target)?;
+        self.sets.check_held(self.holds().then_some(self.given.as_slice()))?;
+        let missing = self.take_from_here(&mut planned.plan)?;
+        self.transfer = Transfer::Filling(Box::new(Filling { header, planned, began, pack: false }));
+        Ok(missing)
+    }
+
+    /// The pack of what is staged goes into the history, although it is not switched to.
+    pub(super) fn shelve(&mut self) {
+        let Transfer::Prepared(prepared) = &mut self.transfer else { return };
+        if let NewInHistory::Arrived(pack) = std::mem::replace(&mut prepared.pack, NewInHistory::Nothing)
+            && let Err(error) = self.history.keep(*pack)
+        {
+            tracing::warn!(error = chain(&error), "the pack is not kept: the next revision comes as a whole");
+        }
+    }
+
+    /// Everything that was transferred is staged and verified. With `keep`, the pack goes into the history now.
+    pub(super) fn stage(&mut self, keep: bool) -> Result<Validation, ReceiveError> {
         let mut prepared = match std::mem::take(&mut self.transfer) {
             Transfer::Receiving(receiving) => self.whole(*receiving)?,
             Transfer::Filling(filling) => filling.prepared()?,
             Transfer::Nothing | Transfer::Prepared(_) => return Err(ReceiveError::Setup("nothing is staged".into())),
         };
+        if keep && let NewInHistory::Arrived(pack) = prepared.pack {
+            self.history.keep(*pack)?;
+            prepared.pack = NewInHistory::Nothing;
+        }
         let validates = |commands: &SetCommands| commands.validate.is_some();
         let validation = match self.commands(&prepared.staged.sets()).values().any(validates) {
             false => Validation::Nothing,
@@ -188,7 +224,14 @@ impl Member {
     pub(super) fn go_back(&mut self, complaint: Complaint) -> Result<Returned, String> {
         self.running = None;
         let none = || "there is no revision before it".to_owned();
-        let (held, mut owed) = self.position.at.clone().zip(self.position.owed.clone()).ok_or_else(none)?;
+        let unconfirmed = self.position.unconfirmed.as_ref().map(|unconfirmed| Owed {
+            sets: self.commands.keys().cloned().collect(),
+            validate: false,
+            before: Some(unconfirmed.before.clone()),
+            refused: None,
+        });
+        let owed = self.position.owed.clone().or(unconfirmed);
+        let (held, mut owed) = self.position.at.clone().zip(owed).ok_or_else(none)?;
         let header = owed.before.clone().filter(|before| before.id() != held.id()).ok_or_else(none)?;
         (owed.refused, owed.validate) = (Some(Refused { header: held, complaint }), false);
         self.position.owed = Some(owed.clone());
@@ -205,7 +248,7 @@ impl Member {
     fn way_back(&mut self, header: &SignedHeader) -> Result<Prepared, ReceiveError> {
         let began = Instant::now();
         let target = self.history.tree(header.id())?;
-        let mut planned = self.sets.plan_return(header, target)?;
+        let mut planned = self.sets.plan_to(header, target)?;
         match self.take_from_here(&mut planned.plan)?.len() {
             0 => Filling { header: header.clone(), planned, began, pack: false }.prepared(),
             missing => Err(bellwether_store::apply::Refused::Missing(missing).into()),
@@ -303,8 +346,42 @@ impl Member {
         if matches!(pack, NewInHistory::FromSets) {
             self.pack_base(header)?;
         }
-        self.position = Position { at: Some(header.clone()), owed, ..Position::default() };
+        let unconfirmed = self.unconfirmed(header, owed.as_ref());
+        self.position = Position { at: Some(header.clone()), unconfirmed, owed, ..Position::default() };
         Ok(self.history.log().note(&self.position)?)
+    }
+
+    /// Whether somebody has to confirm that revision, which the sets hold now.
+    fn unconfirmed(&self, header: &SignedHeader, owed: Option<&Owed>) -> Option<Unconfirmed> {
+        let Position { at, unconfirmed, .. } = &self.position;
+        let at = at.as_ref()?;
+        if at.id() == header.id() {
+            return unconfirmed.clone();
+        }
+        let goes_back = owed.is_some_and(|owed| owed.refused.is_some());
+        let within_ms = self.record.current().record().policy.unconfirmed(header).filter(|_| !goes_back)?;
+        // Not to a revision that itself was not confirmed.
+        let before = unconfirmed.as_ref().map_or(at, |unconfirmed| &unconfirmed.before);
+        Some(Unconfirmed::begin(before.clone(), within_ms))
+    }
+
+    /// Looks whether the revision that the sets hold is confirmed by now, or goes back.
+    pub(super) fn look_for_confirmation(&mut self) {
+        let Some((unconfirmed, at)) = self.position.unconfirmed.as_ref().zip(self.position.at.as_ref()) else { return };
+        let number = at.number();
+        if self.record.current().record().policy.unconfirmed(at).is_none() {
+            tracing::info!(revision = %number, "confirmed");
+            self.position.unconfirmed = None;
+            if let Err(error) = self.history.log().note(&self.position) {
+                tracing::error!(
+                    error = chain(&error),
+                    "the state cannot be written: tried again with the next revision"
+                );
+            }
+        } else if unconfirmed.left_ms() == 0 {
+            let reason = format!("nobody confirmed {number} in time");
+            self.put(follower::Input::Unconfirmed(Complaint { reason, output: String::new() }));
+        }
     }
 
     /// Stages the way back to the revision that is held, from what is here; the chunks that are missing.

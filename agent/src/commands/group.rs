@@ -105,6 +105,10 @@ struct Settings {
     /// The longest time after a start for which /ready answers 503 while no server confirms the newest revision, such as 30s
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     ready_after: Option<Duration>,
+    /// The time for which no member switches to a revision while members with a `validate` command stage and validate it, such as
+    /// 5s. The time in which its content arrives does not count. A member that needs longer is late, and is not waited for
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    stage_timeout: Option<Duration>,
     /// The number of members that get a revision first, one wave before the others; 0: no such wave
     #[arg(long, value_name = "N", conflicts_with = "all_at_once")]
     canary: Option<u32>,
@@ -223,6 +227,10 @@ fn settings(policy: &Policy) -> Vec<String> {
         format!("quiet    at most {}", duration::format(Duration::from_millis(policy.quiet_max_ms))),
         format!("open     waited for at most {}", duration::format(Duration::from_millis(policy.open_max_ms))),
         format!("drift    {}", policy.drift.word()),
+        format!(
+            "stage    at most {} before any member switches",
+            duration::format(Duration::from_millis(policy.stage_timeout_ms))
+        ),
     ];
     let drained = duration::format(Duration::from_secs(policy.drain_timeout_s));
     lines.push(format!("drain    sessions have {drained} to end; at least {} go on serving", policy.min_serving));
@@ -328,6 +336,7 @@ fn change(settings: Settings) -> Result<PolicyChange, CommandError> {
         no_balancers: settings.no_balancer,
         min_serving: settings.min_serving,
         drain_timeout_s: settings.drain_timeout.map(|time| whole_seconds("drain-timeout", time)).transpose()?,
+        stage_timeout_ms: settings.stage_timeout.map(|time| time.as_millis() as u64),
         ready_after_s: settings.ready_after.map(|time| whole_seconds("ready-after", time)).transpose()?,
         waves: WavesChange {
             canary: settings.canary,

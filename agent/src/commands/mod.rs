@@ -17,6 +17,7 @@ mod record;
 mod starter;
 mod target;
 
+pub mod confirm;
 pub mod debug;
 pub mod demo;
 pub mod diff;
@@ -108,6 +109,8 @@ commands! {
     Wait = wait;
     /// Publish the edits in the manager's directories as a revision
     Publish = publish;
+    /// Confirm a revision that was published with --confirm-within: no server goes back
+    Confirm = confirm;
     /// Drop edits in the manager's directories that are not published
     Discard = discard;
     /// Hold propagation: send no changes to the members

@@ -1,5 +1,8 @@
 //! `bellwether publish`: publishes the differences from the head as a revision.
 
+use std::time::Duration;
+
+use bellwether_daemon::config::duration;
 use bellwether_proto::v1::PublishRequest;
 use serde_json::json;
 
@@ -19,6 +22,9 @@ pub struct Args {
     /// A label that is signed with the revision, such as ticket=OPS-12; may be repeated
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
+    /// Every server goes back to the revision before by itself if nobody confirms this one within that time, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub confirm_within: Option<Duration>,
     /// Publish although most files of a set are missing: they are removed on all servers. Also accept the place where each
     /// set is now; at a member, accept the places of its sets
     #[arg(long)]
@@ -37,9 +43,10 @@ pub struct Args {
 /// Refused, or not on every member in time.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
-    let Args { message, labels, accept, dry_run, wait } = args;
+    let Args { message, labels, confirm_within, accept, dry_run, wait } = args;
     let labels = labels.into_iter().collect();
-    let request = PublishRequest { message, accept, dry_run, author: author(), labels };
+    let confirm_within_ms = confirm_within.map(|time| time.as_millis() as u64);
+    let request = PublishRequest { message, accept, dry_run, author: author(), labels, confirm_within_ms };
     let reply = common.in_time(client.publish(request)).await?.into_inner();
     if wait == Wait::All && !dry_run && !reply.revision.is_empty() {
         farm::until_reached(&mut client, common, farm::number(&reply.revision)?, None).await?;
@@ -53,6 +60,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         "accepted": reply.accepted,
         "dry_run": dry_run,
     });
+    let confirm = confirm_within.filter(|_| reply.changed > 0 && !dry_run);
     output::show(common.json, &document, |_| {
         if !reply.accepted.is_empty() {
             let sets = reply.accepted.join(", ");
@@ -73,6 +81,13 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
                 format!("published {}: {}", reply.revision, changes(count))
             }
         });
+        lines.extend(confirm.map(|within| {
+            let within = duration::format(within);
+            format!(
+                "every server goes back to the revision before in {within}, unless: bellwether confirm {}",
+                reply.revision
+            )
+        }));
         lines.join("\n")
     });
     Ok(())

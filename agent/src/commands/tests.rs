@@ -122,6 +122,9 @@ impl Admin for Shared {
     ) -> Result<Response<v1::DecideRolloutReply>, Status> {
         no()
     }
+    async fn confirm(&self, _: Request<v1::ConfirmRequest>) -> Result<Response<v1::ConfirmReply>, Status> {
+        no()
+    }
     async fn acknowledge(
         &self,
         request: Request<v1::AcknowledgeRequest>,

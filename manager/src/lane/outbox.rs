@@ -50,6 +50,7 @@ pub(crate) struct Outbox {
     pub(crate) record: Option<v1::SignedRecord>,
     pub(crate) head: Option<v1::SignedHeader>,
     pub(crate) sync: Option<v1::Sync>,
+    pub(crate) switch: Option<v1::Switch>,
     pub(crate) verify: Option<v1::Verify>,
     pub(crate) keepalive: Option<v1::Keepalive>,
     pub(crate) procedures: Option<v1::SignedProcedures>,
@@ -61,11 +62,12 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { fence, record, head, sync, verify, keepalive, procedures, offer, fresh: _, work } = self;
+        let Self { fence, record, head, sync, switch, verify, keepalive, procedures, offer, fresh: _, work } = self;
         fence.is_none()
             && record.is_none()
             && head.is_none()
             && sync.is_none()
+            && switch.is_none()
             && verify.is_none()
             && keepalive.is_none()
             && procedures.is_none()
@@ -75,7 +77,7 @@ impl Outbox {
 
     /// Offers a pack and sends its bytes.
     pub(crate) fn offer(&mut self, sending: &Sending) {
-        let Sending { pack, from, to, sync: _, forked } = sending;
+        let Sending { pack, from, to, sync: _, forked, purpose } = sending;
         self.offer = Some(v1::Offer {
             pack: pack.pack.into(),
             header: Some(pack.header.to_wire()),
@@ -84,6 +86,7 @@ impl Outbox {
             from: *from,
             to: *to,
             forked: *forked,
+            r#use: (*purpose).into(),
         });
         self.work.clear();
         self.work.push_back(Transfer::Slices { at: *from, to: *to });
@@ -150,6 +153,7 @@ impl Outbox {
             .or_else(|| self.keepalive.take().map(Message::Keepalive))
             .or_else(|| self.verify.take().map(Message::Verify))
             .or_else(|| self.sync.take().map(Message::Sync))
+            .or_else(|| self.switch.take().map(Message::Switch))
             .or_else(|| self.offer.take().map(Message::Offer));
         if let Some(message) = small {
             return Some(Outgoing::Message(message));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bellwether_proto::{
     hash::Hash,
     revision::{REPLACES, RevisionId, TAKEN_BACK},
+    v1,
 };
 use bellwether_store::history::History;
 pub use bellwether_store::history::{Route, Stored};
@@ -18,10 +19,28 @@ pub struct Member {
     pub at: Option<RevisionId>,
     /// An interrupted pack, and the number of its bytes that are kept.
     pub partial: Option<(Hash, u64)>,
+    /// The newest revision in its history that follows the one in its sets.
+    pub ahead: Option<RevisionId>,
+    /// The revision that it has staged and validated.
+    pub staged: Option<RevisionId>,
+    /// Its program.
+    pub ability: Ability,
     /// The content that it takes.
     pub standing: Standing,
     /// Whether it has edits of its own.
     pub edits: Edits,
+}
+
+/// The kinds of offers that a member takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ability {
+    /// It switches to every revision that it is offered: a program of level 1.
+    #[default]
+    Switches,
+    /// Its history takes a revision that its sets do not take, and it can stage a revision and wait.
+    Keeps,
+    /// It has commands that validate, too.
+    Validates,
 }
 
 /// The content that a member takes, by its reports, its refusals and the requests. Outlives a connection.
@@ -186,6 +205,8 @@ pub enum Wait {
     Held,
     /// Propagation is held, until `resume`, or its wave has not begun, or a sync is requested.
     Paused,
+    /// It has staged the target, and no member switches yet.
+    Staged,
     /// It refused the head, until there is another, or a sync is requested.
     Refused,
 }
@@ -204,6 +225,8 @@ pub enum Step {
     NeedBase,
     /// Offer a pack and send these of its bytes.
     Send(Sending),
+    /// Switch to the revision that it has staged.
+    Switch,
 }
 
 /// A pack to offer.
@@ -219,6 +242,8 @@ pub struct Sending {
     pub sync: bool,
     /// Whether the member keeps the files that this replaces: the head does not descend from its revision.
     pub forked: bool,
+    /// What the member does with it.
+    pub purpose: v1::Use,
 }
 
 /// The history's ways to the target.
@@ -264,10 +289,10 @@ pub enum Newcomer {
 
 /// The next step for `member` if that needs no look at the history: the case of one step behind must be quick.
 pub fn soon(member: &Member, target: &Target, newest: &Arc<Stored>) -> Option<Step> {
-    let next = member.at.is_some() && member.at == newest.header.header().parent;
+    let next = member.at.is_some() && member.at == newest.header.header().parent && member.ahead.is_none();
     let quick = next && !newest.base && newest.header.id() == target.revision && member.standing.refused().is_none();
     let still = match member.standing {
-        Standing::Follows { .. } => member.at == Some(target.revision),
+        Standing::Follows { .. } => member.at == Some(target.revision) || member.staged == Some(target.revision),
         Standing::Faulty { .. } => true,
         Standing::Asked { .. } | Standing::Settled => false,
     };
@@ -280,15 +305,23 @@ pub fn plan(member: &Member, target: &Target, newcomer: Newcomer, ways: &impl Wa
         Standing::Faulty { .. } => return Step::Wait(Wait::Fault),
         Standing::Follows { .. } if member.at == Some(target.revision) => return Step::Nothing,
         Standing::Follows { .. } if member.edits == Edits::Held => return Step::Wait(Wait::Held),
-        Standing::Follows { .. } if target.due == Due::Held => return Step::Wait(Wait::Paused),
-        Standing::Follows { refused: Some(refused) } if refused.revision == target.revision => {
-            return Step::Wait(Wait::Refused);
-        }
-        Standing::Follows { refused } => refused.map(|refused| refused.revision),
+        Standing::Follows { refused } => match target.due {
+            Due::Held => return Step::Wait(Wait::Paused),
+            Due::Staged if member.ability < Ability::Validates => return Step::Wait(Wait::Paused),
+            Due::Staged if member.staged == Some(target.revision) => return Step::Wait(Wait::Staged),
+            Due::Now if member.staged == Some(target.revision) => return Step::Switch,
+            Due::Staged | Due::Now => match refused {
+                Some(refused) if refused.revision == target.revision => return Step::Wait(Wait::Refused),
+                _ => refused.map(|refused| refused.revision),
+            },
+        },
         Standing::Asked { .. } if member.at.is_some() => return Step::Settle,
         Standing::Asked { .. } | Standing::Settled => None,
     };
-    let Route::Packs(packs) = ways.route(member.at) else { return Step::Nothing };
+    // A sync relies on nothing but the sets.
+    let keeps = member.ability >= Ability::Keeps && !member.standing.is_sync();
+    let ahead = member.ahead.filter(|ahead| keeps && *ahead != target.revision && ways.leads_from(*ahead));
+    let Route::Packs(packs) = ways.route(ahead.or(member.at)) else { return Step::Nothing };
     if newcomer == Newcomer::Waits && member.at.is_none() && is_detour(&packs) {
         return Step::NeedBase;
     }
@@ -296,14 +329,17 @@ pub fn plan(member: &Member, target: &Target, newcomer: Newcomer, ways: &impl Wa
     if forked && !starts_at(&packs, target.revision) {
         return Step::NeedBase;
     }
+    let send = |packs: &[Arc<Stored>]| send(member, packs, forked, keeps, target.due);
     let through = |packs: &[Arc<Stored>]| {
-        leads_through_a_stop(packs) || packs.iter().any(|pack| Some(pack.header.id()) == refused)
+        // A member that keeps a stopped revision in its history does not switch to it.
+        let held = !keeps || packs.first().is_some_and(|pack| pack.base);
+        held && leads_through_a_stop(packs) || packs.iter().any(|pack| Some(pack.header.id()) == refused)
     };
     if !through(&packs) {
-        return send(member, &packs, forked);
+        return send(&packs);
     }
     match ways.route(None) {
-        Route::Packs(packs) if !through(&packs) || starts_at(&packs, target.revision) => send(member, &packs, forked),
+        Route::Packs(packs) if !through(&packs) || starts_at(&packs, target.revision) => send(&packs),
         Route::Packs(_) | Route::Nothing => Step::NeedBase,
     }
 }
@@ -326,7 +362,7 @@ fn starts_at(packs: &[Arc<Stored>], head: RevisionId) -> bool {
     packs.first().is_some_and(|first| first.base && first.header.id() == head)
 }
 
-fn send(member: &Member, packs: &[Arc<Stored>], forked: bool) -> Step {
+fn send(member: &Member, packs: &[Arc<Stored>], forked: bool, keeps: bool, due: Due) -> Step {
     let Some(pack) = packs.first() else { return Step::Nothing };
     let kept = member.partial.filter(|(id, bytes)| *id == pack.pack && *bytes <= pack.size).map(|(_, bytes)| bytes);
     let (from, to) = match kept {
@@ -337,7 +373,14 @@ fn send(member: &Member, packs: &[Arc<Stored>], forked: bool) -> Step {
         None => (0, pack.size),
     };
     let sync = member.standing.is_sync() || pack.base || packs.len() > 1;
-    Step::Send(Sending { pack: pack.clone(), from, to, sync, forked })
+    let purpose = match packs.len() {
+        // A sync, which a person asks for, waits for no other member.
+        1 if due == Due::Staged && !member.standing.is_sync() => v1::Use::Stage,
+        // It switches once, to the last one.
+        2.. if keeps && !pack.base => v1::Use::Keep,
+        _ => v1::Use::Unspecified,
+    };
+    Step::Send(Sending { pack: pack.clone(), from, to, sync, forked, purpose })
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::{
 use bellwether_group::rollout::{self, Target};
 use bellwether_proto::{
     hash::Hash,
+    level::Level,
     record::Version,
     revision::{Epoch, RevisionId, SignedHeader},
     status::Observation,
@@ -31,7 +32,7 @@ use super::{
     stall::StallWatch,
     view::{InFlight, Phase},
 };
-use crate::lane::plan::{Edits, Member, Newcomer, Sending, Standing, Step, Wait, Ways, plan, soon};
+use crate::lane::plan::{Ability, Edits, Member, Newcomer, Sending, Standing, Step, Wait, Ways, plan, soon};
 
 /// How long a newcomer waits for a base of the target.
 const NEWCOMER: Duration = Duration::from_secs(3);
@@ -65,6 +66,10 @@ struct Current {
 enum Way {
     /// It restores its sets to the revision that it holds.
     Settle,
+    /// Into its history, as a step to a later revision.
+    Keep(Arc<Stored>),
+    /// It has staged it.
+    Staged,
     /// As one change.
     Update(Arc<Stored>),
     /// On its way from any state to the target.
@@ -81,15 +86,15 @@ impl Current {
 
     fn pack(&self) -> Option<&Arc<Stored>> {
         match &self.way {
-            Way::Update(pack) | Way::Sync(pack) => Some(pack),
-            Way::Settle | Way::Earlier => None,
+            Way::Update(pack) | Way::Sync(pack) | Way::Keep(pack) => Some(pack),
+            Way::Settle | Way::Staged | Way::Earlier => None,
         }
     }
 
     fn is_sync(&self) -> bool {
         match self.way {
-            Way::Settle | Way::Sync(_) => true,
-            Way::Update(_) | Way::Earlier => false,
+            Way::Settle | Way::Sync(_) | Way::Keep(_) => true,
+            Way::Update(_) | Way::Staged | Way::Earlier => false,
         }
     }
 }
@@ -148,6 +153,11 @@ pub struct Session {
     memory: Memory,
     /// The revision that the member holds.
     at: Option<SignedHeader>,
+    /// The newest revision in its history that follows it.
+    ahead: Option<RevisionId>,
+    /// The revision that it has staged and validated.
+    staged: Option<SignedHeader>,
+    ability: Ability,
     /// An interrupted pack, and the number of its bytes that the member keeps.
     partial: Option<(Hash, u64)>,
     edits: Edits,
@@ -180,6 +190,9 @@ impl Session {
             facts,
             memory,
             at,
+            ahead: ahead(&hello.ahead),
+            staged: None,
+            ability: ability(hello),
             partial: Hash::try_from(hello.partial.as_ref()).ok().map(|pack| (pack, hello.partial_bytes)),
             edits: Edits::Free,
             outbox: Outbox::default(),
@@ -212,11 +225,15 @@ impl Session {
         if std::mem::take(&mut self.memory.anew) && !paused && self.at.is_some() {
             self.memory.standing.ask();
         }
+        self.confirmed();
         let fence = self.memory.fence.take();
         self.at = self.at.take().filter(|_| fence.is_none());
         self.outbox.fence = fence.map(|reason| v1::Fence { reason });
         let (program, fault) = (program(hello), self.memory.standing.fault().map(str::to_owned));
         self.see(Observation::Reached { program, at: self.at.as_ref().map(SignedHeader::number), fault });
+        if self.ability == Ability::Validates {
+            self.see(Observation::Validates);
+        }
         if self.memory.standing.is_sync() {
             // It waits for its sync; its present state must not pass for the result.
             let to = self.target().number;
@@ -235,6 +252,7 @@ impl Session {
         match input {
             Input::Record(record) => {
                 self.facts.record = record;
+                self.confirmed();
                 self.send_record(now);
                 // The member may be a candidate by now.
                 self.send_procedures(now);
@@ -247,7 +265,7 @@ impl Session {
                 (self.facts.procedures, self.facts.order.later) = (procedures, later);
                 self.send_procedures(now);
             }
-            Input::Released(revision) => self.facts.order.released = revision,
+            Input::Released(release) => self.facts.order.release = release,
             Input::Asked(asked) => {
                 if matches!(asked, Control::Probe) {
                     self.beat(now);
@@ -333,6 +351,15 @@ impl Session {
         }
     }
 
+    /// A refused revision that is confirmed is offered again: the member has taken it back by itself.
+    fn confirmed(&mut self) {
+        let confirmed = self.facts.record.record().policy.confirmed;
+        let refused = self.memory.standing.refused().map(|refused| refused.revision);
+        if refused.is_some() && refused == confirmed {
+            self.memory.standing.refuse(None);
+        }
+    }
+
     fn see(&mut self, observation: Observation) {
         self.outputs.push(Output::See(observation));
     }
@@ -373,6 +400,9 @@ impl Session {
         if matches!(self.work, Activity::Idle) {
             let member = Member {
                 at: self.at.as_ref().map(SignedHeader::id),
+                ahead: self.ahead,
+                staged: self.staged.as_ref().map(SignedHeader::id),
+                ability: self.ability,
                 partial: self.partial,
                 standing: self.memory.standing.clone(),
                 edits: self.edits,
@@ -413,6 +443,7 @@ impl Session {
             Step::NeedBase => self.need_base(now),
             Step::Settle => self.settle(now),
             Step::Send(sending) => self.send(sending, now),
+            Step::Switch => self.switch(now),
         }
     }
 
@@ -424,8 +455,9 @@ impl Session {
             Step::Wait(Wait::Held) => "nothing is sent: it holds edits of its own",
             Step::Wait(Wait::Paused) => "nothing is sent: propagation is held, or its wave has not begun",
             Step::Wait(Wait::Refused) => "nothing is sent: it refused the head",
+            Step::Wait(Wait::Staged) => "nothing is sent: it has staged the head, and no member switches yet",
             Step::NeedBase => "a base of the head is needed",
-            Step::Settle | Step::Send(_) => "",
+            Step::Settle | Step::Send(_) | Step::Switch => "",
         };
         if self.decided != decided {
             self.decided = decided;
@@ -449,6 +481,7 @@ impl Session {
     /// Has the member restore its sets to its revision and report. Newer revisions wait: an offer would interrupt it.
     fn settle(&mut self, now: Now) {
         let Some(header) = self.at.clone() else { return };
+        self.staged = None;
         self.outbox.sync = Some(v1::Sync { request: now.ms });
         self.take(Current::new(header, Way::Settle, now.at));
     }
@@ -463,8 +496,20 @@ impl Session {
         self.outbox.offer(&sending);
         let (header, pack) = (sending.pack.header.clone(), sending.pack);
         self.outputs.push(Output::Open(pack.clone()));
-        let way = if sync { Way::Sync(pack) } else { Way::Update(pack) };
+        let way = match sending.purpose {
+            v1::Use::Keep => Way::Keep(pack),
+            v1::Use::Unspecified | v1::Use::Stage if sync => Way::Sync(pack),
+            v1::Use::Unspecified | v1::Use::Stage => Way::Update(pack),
+        };
+        self.staged = None;
         self.take(Current::new(header, way, now.at));
+    }
+
+    /// Has the member switch to the revision that it has staged.
+    fn switch(&mut self, now: Now) {
+        let Some(header) = self.staged.take() else { return };
+        self.outbox.switch = Some(v1::Switch { revision: header.id().0.into() });
+        self.take(Current::new(header, Way::Staged, now.at));
     }
 
     fn take(&mut self, current: Current) {
@@ -495,6 +540,20 @@ impl Session {
     fn end_sync(&mut self) {
         self.memory.standing.end_sync();
         self.run = Run::Updates;
+    }
+}
+
+/// The revision of that identity.
+fn ahead(wire: &[u8]) -> Option<RevisionId> {
+    Hash::try_from(wire).ok().map(RevisionId)
+}
+
+/// The kinds of offers that a member takes, by its hello.
+fn ability(hello: &v1::UpHello) -> Ability {
+    match (program(hello).levels.newest >= Level(2), hello.validates) {
+        (false, _) => Ability::Switches,
+        (true, false) => Ability::Keeps,
+        (true, true) => Ability::Validates,
     }
 }
 

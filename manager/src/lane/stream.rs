@@ -275,8 +275,8 @@ impl News {
     fn facts(&mut self, lane: &Lane) -> Facts {
         let (head, record) = (self.head.borrow_and_update().clone(), self.record.borrow_and_update().clone());
         let procedures = self.procedures.borrow_and_update().clone();
-        let released = self.rollout.borrow_and_update().released_to(&lane.server.name);
-        let order = Order { later: is_later(lane, procedures.as_deref()), released };
+        let release = self.rollout.borrow_and_update().release(&lane.server.name);
+        let order = Order { later: is_later(lane, procedures.as_deref()), release };
         Facts { record, head: head.stored.clone(), published: head.published, procedures, order }
     }
 
@@ -296,7 +296,7 @@ impl News {
     }
 
     fn rollout(&mut self, lane: &Lane) -> Input {
-        Input::Released(self.rollout.borrow_and_update().released_to(&lane.server.name))
+        Input::Released(self.rollout.borrow_and_update().release(&lane.server.name))
     }
 
     /// Changes that were not fed in yet.

@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bellwether_group::{
     edits::By,
     roles::{Leave, RoleRefused, hand_over},
+    rollout,
 };
 use bellwether_proto::{
     Malformed,
@@ -25,7 +26,7 @@ use crate::{
     lane::reached::Missing,
     publish::{
         publisher::Command,
-        round::{PublishError, Request},
+        round::{PublishError, Request, decide_rollout},
     },
     shared::Shared,
 };
@@ -45,6 +46,9 @@ pub enum HandOverError {
     /// The edits cannot be published.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// The head waits for a decision.
+    #[error("{0}")]
+    Held(rollout::Hold),
     /// An earlier command is handing the role over.
     #[error("the role is being handed over to {0} at this moment, by an earlier command")]
     UnderWay(ServerName),
@@ -74,6 +78,7 @@ impl Advise for HandOverError {
                 Some(Advice::run("first, at the manager", "bellwether publish").or(&Advice::say("or undo the edits")))
             }
             Self::Publish(publish) => publish.advice(),
+            Self::Held(hold) => Some(decide_rollout(*hold)),
             Self::UnderWay(_) => Some(Advice::run("wait for it; see", "bellwether status")),
             Self::Behind { .. } | Self::Malformed(_) | Self::Save(_) => None,
         }
@@ -130,6 +135,9 @@ impl Manager {
         let shared = self.inner.shared.clone();
         if hand_over(&self.record(), to, leave, &by)?.is_none() {
             return Ok(self.record());
+        }
+        if let Some(hold @ rollout::Hold::Unconfirmed(_)) = shared.held() {
+            return Err(HandOverError::Held(hold));
         }
         let _turn = Turn::of(&shared, to)?;
         let hold = self.hold(author).await?;
@@ -203,9 +211,10 @@ impl Manager {
 
     fn missing(&self, to: &ServerName, head: Number, version: Version) -> Result<(), Missing> {
         let shared = &self.inner.shared;
+        let is_stopped = matches!(shared.held(), Some(rollout::Hold::Stopped(_)));
         let reached = shared.reached.borrow();
         reached.holds(to, head).map_err(|missing| match missing {
-            Missing::Yet(why) if shared.rollouts.hold(to) && shared.stopped().is_some() => {
+            Missing::Yet(why) if shared.rollouts.hold(to) && is_stopped => {
                 Missing::Never(format!("{why}; the rollout is stopped: bellwether rollout show"))
             }
             Missing::Yet(why) if shared.rollouts.hold(to) => {

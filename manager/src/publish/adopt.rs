@@ -3,10 +3,11 @@
 
 use std::time::Instant;
 
+use bellwether_group::rollout::Hold;
 use bellwether_proto::{
     advice::{Advice, Advise},
     entry::Chunk,
-    revision::{Number, RevisionId, SignedHeader},
+    revision::{RevisionId, SignedHeader},
 };
 use bellwether_store::{
     apply::{self, Failed, Recovered, Refused, Site},
@@ -73,9 +74,9 @@ pub enum AdoptError {
     /// The manager has other content there by now.
     #[error("the manager has changed {0} since")]
     Conflict(String),
-    /// The rollout of the head is stopped: only a publish, a rollback or a discard goes on.
-    #[error("the rollout of {0} is stopped")]
-    RolloutStopped(Number),
+    /// The rollout of the head is stopped, or waits for a confirmation: only a publish, a rollback or a discard goes on.
+    #[error("{0}")]
+    Held(Hold),
     /// The manager has unpublished edits.
     #[error("there are edits at the manager that are not published ({0})")]
     Unpublished(String),
@@ -130,7 +131,7 @@ impl Advise for AdoptError {
                 Advice::run("apply the edit to the manager's file", "bellwether edit SET:FILE")
                     .or(&Advice::run("or undo the edit, at the server", "bellwether drift revert NAME")),
             ),
-            Self::RolloutStopped(_) => Some(decide_rollout()),
+            Self::Held(hold) => Some(decide_rollout(*hold)),
             Self::Unpublished(_) => Some(publish_or_discard()),
             Self::Unknown(_) => Some(Advice::run("bring that server to the head", "bellwether sync NAME")),
             Self::Unfit(_) => Some(Advice::say("keep the directories that the edits are in, too")),

@@ -451,8 +451,8 @@ impl Publisher {
     async fn change(&mut self, asked: Box<Asked>) -> Result<Changed, put::ChangeError> {
         // Before the file is touched.
         self.shared.undisputed().map_err(put::ChangeError::Disputed)?;
-        if let Some(revision) = self.shared.stopped() {
-            return Err(put::ChangeError::RolloutStopped(revision));
+        if let Some(hold) = self.shared.held() {
+            return Err(put::ChangeError::Held(hold));
         }
         if let Some(why) = &self.unpublished {
             return Err(put::ChangeError::Unpublished(why.clone()));
@@ -473,8 +473,8 @@ impl Publisher {
 
     async fn adopt(&mut self, adopt: Adopt) -> Result<Adopted, AdoptError> {
         self.shared.undisputed().map_err(AdoptError::Disputed)?;
-        if let Some(revision) = self.shared.stopped() {
-            return Err(AdoptError::RolloutStopped(revision));
+        if let Some(hold) = self.shared.held() {
+            return Err(AdoptError::Held(hold));
         }
         if let Some(why) = &self.unpublished {
             return Err(AdoptError::Unpublished(why.clone()));
@@ -498,7 +498,8 @@ impl Publisher {
         self.shared.undisputed().map_err(RollbackError::Disputed)?;
         self.early = None;
         // In place of a stopped revision, earlier content goes to all members at once, whoever asks for it.
-        let in_its_place = self.shared.stopped().filter(|_| rollback.places.is_empty());
+        let replaced = self.shared.rollouts.replaceable(&self.shared.head.borrow().stored.header);
+        let in_its_place = replaced.filter(|_| rollback.places.is_empty());
         let rollback = Rollback { takes_back: rollback.takes_back.or(in_its_place), ..rollback };
         if !rollback.dry_run {
             // Edits elsewhere, and those that come meanwhile, are found again.
@@ -692,11 +693,10 @@ impl Publisher {
             Ok(Outcome::Same | Outcome::Published(..)) | Err(PublishError::Scan(ScanError::Elsewhere { .. })) => None,
             Ok(Outcome::Held(changes)) => {
                 let entries = if changes.count == 1 { "entry differs" } else { "entries differ" };
-                let next = match (self.shared.holds_watching(), self.shared.stopped()) {
+                let next = match (self.shared.holds_watching(), self.shared.held()) {
                     (true, _) => "watching is held until: bellwether resume".to_owned(),
-                    (false, Some(revision)) => format!(
-                        "the rollout of {revision} is stopped; to publish them all the same: bellwether publish; to drop them: \
-                         bellwether discard"
+                    (false, Some(hold)) => format!(
+                        "{hold}; to publish them all the same: bellwether publish; to drop them: bellwether discard"
                     ),
                     (false, None) => "publish: bellwether publish".to_owned(),
                 };
@@ -792,12 +792,12 @@ impl Publisher {
     }
 }
 
-/// The parts of the policy that affect a publish, and whether the rollout of the head is stopped.
+/// The parts of the policy that affect a publish, and whether the rollout of the head holds it back.
 fn policy_of(shared: &Shared) -> (Vec<SetRules>, Publish, bool, bool) {
-    let is_stopped = shared.stopped().is_some();
+    let is_held = shared.held().is_some();
     let record = shared.record.borrow();
     let policy = &record.record().policy;
-    (policy.sets.clone(), policy.publish, policy.paused, is_stopped)
+    (policy.sets.clone(), policy.publish, policy.paused, is_held)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use bellwether_group::rollout::Hold;
 use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
@@ -10,7 +11,7 @@ use bellwether_proto::{
     hash::Hash,
     limits,
     name::SetName,
-    revision::{Number, SignedHeader, check_message},
+    revision::{SignedHeader, check_message},
     v1,
 };
 use bellwether_store::{
@@ -84,9 +85,9 @@ pub enum ChangeError {
     /// The file is unchanged.
     #[error(transparent)]
     Replace(#[from] ReplaceError),
-    /// The rollout of the head is stopped: only a publish, a rollback or a discard goes on.
-    #[error("the rollout of {0} is stopped")]
-    RolloutStopped(Number),
+    /// The rollout of the head is stopped, or waits for a confirmation: only a publish, a rollback or a discard goes on.
+    #[error("{0}")]
+    Held(Hold),
     /// The manager has unpublished edits.
     #[error("there are edits at the manager that are not published ({0})")]
     Unpublished(String),
@@ -120,7 +121,7 @@ impl Advise for ChangeError {
             Self::Conflict(file, _) | Self::Replace(ReplaceError::Changed(file)) => {
                 Some(Advice::run("read it again and repeat the change", format!("bellwether get {file}")))
             }
-            Self::RolloutStopped(_) => Some(decide_rollout()),
+            Self::Held(hold) => Some(decide_rollout(*hold)),
             Self::Unpublished(_) => Some(publish_or_discard()),
             Self::Publish(publish) => publish.advice(),
             Self::Rejected(rejection) => Some(rejection.advice_for_change()),

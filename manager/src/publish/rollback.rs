@@ -209,7 +209,8 @@ impl Rollback {
         let hold = self.hold.then(|| (HOLD.to_owned(), String::new()));
         let takes_back = self.takes_back.map(|of| (TAKEN_BACK.to_owned(), of.to_string()));
         let labels = hold.into_iter().chain(takes_back).collect();
-        Request { message, author: self.author.clone(), labels, accept: self.accept, dry_run: false }
+        let (author, accept) = (self.author.clone(), self.accept);
+        Request { message, author, labels, accept, ..Request::default() }
     }
 }
 

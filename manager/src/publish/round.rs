@@ -8,16 +8,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bellwether_group::{edits, rollout};
+use bellwether_group::{
+    edits,
+    rollout::{self, Hold},
+};
 use bellwether_local::prove;
 use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
     clock::now_ms,
     entry::EntryPath,
+    level::Level,
     name::{ServerName, SetName},
     record::{Publish, Record, SetRules, Version},
-    revision::{ACCEPTED, Header, REPLACES, RevisionId, SignedHeader, TAKEN_BACK},
+    revision::{ACCEPTED, CONFIRM_WITHIN, Header, Number, REPLACES, RevisionId, SignedHeader, TAKEN_BACK},
 };
 use bellwether_store::{
     history::{HistoryError, NewPack, Stored},
@@ -54,6 +58,8 @@ pub struct Request {
     pub author: String,
     /// The labels.
     pub labels: BTreeMap<String, String>,
+    /// The time within which somebody has to confirm the revision, in milliseconds.
+    pub confirm_within_ms: Option<u64>,
     /// Publish although most files are gone; after that, removals count anew.
     pub accept: bool,
     /// Only show the result.
@@ -63,6 +69,11 @@ pub struct Request {
 /// Nothing was published. The head is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
+    /// Servers of the group may not take a revision back by themselves.
+    #[error(
+        "nothing was published: a revision that is to be confirmed needs format level 2, and the group is of level {0}"
+    )]
+    Level(Level),
     /// A set cannot be scanned.
     #[error("nothing was published: the sets cannot be read")]
     Scan(#[from] ScanError),
@@ -107,6 +118,7 @@ impl Advise for PublishError {
             Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether publish --accept")),
             Self::Rejected(rejection) => Some(rejection.advice()),
             Self::Edited(_) => Some(Advice::run("see", "bellwether diff")),
+            Self::Level(_) => Some(Advice::run("first, at the manager", "bellwether group set --level 2")),
             Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
             Self::Disputed(_) => Some(decide()),
             Self::Waits(_) => Some(Advice::run("see", "bellwether status")),
@@ -131,9 +143,13 @@ pub(crate) fn publish_or_discard() -> Advice {
 }
 
 /// The advice while a rollout is stopped.
-pub(crate) fn decide_rollout() -> Advice {
+pub(crate) fn decide_rollout(hold: Hold) -> Advice {
     let back = Advice::run("or", "bellwether rollback");
-    Advice::run("decide at the manager", "bellwether rollout continue").or(&back)
+    let on = match hold {
+        Hold::Stopped(_) => "bellwether rollout continue",
+        Hold::Unconfirmed(_) => "bellwether confirm",
+    };
+    Advice::run("decide at the manager", on).or(&back)
 }
 
 /// The cause of a publish.
@@ -261,13 +277,16 @@ pub(crate) struct Prepared {
     /// The head and the record for which it was prepared.
     head: RevisionId,
     record: Version,
+    /// The stopped revision whose place it takes.
+    replaces: Option<Number>,
 }
 
 impl Prepared {
-    /// Whether the head and the record are still the same.
+    /// Whether the head, its rollout and the record are still the same.
     pub(crate) fn fits(&self, shared: &Shared) -> bool {
         let same = self.head == shared.head.borrow().id() && self.record == shared.record.borrow().record().version;
-        same && shared.stopped().is_none() && shared.undisputed().is_ok()
+        let replaces = shared.rollouts.replaceable(&shared.head.borrow().stored.header);
+        same && self.replaces == replaces && shared.held().is_none() && shared.undisputed().is_ok()
     }
 }
 
@@ -415,6 +434,7 @@ impl Publishing<'_> {
             began: self.began,
             head: self.head.id(),
             record: self.record.version,
+            replaces: self.shared.rollouts.replaceable(&self.head.stored.header),
         })
     }
 
@@ -455,7 +475,7 @@ impl Publishing<'_> {
         if asked.is_some_and(|request| request.dry_run) {
             return Ok(Ready::Held(summary));
         }
-        let stopped = self.shared.rollouts.stopped(&self.head.stored.header).is_some();
+        let stopped = self.shared.rollouts.holds(&self.head.stored.header).is_some();
         let holds = stopped || rollout::holds_watching(&self.head.stored.header, &self.record.policy);
         if asked.is_none() && (holds || self.record.policy.publish == Publish::Manual) {
             return Ok(Ready::Held(summary));
@@ -483,7 +503,9 @@ impl Publishing<'_> {
         let parent = &self.head.stored.header;
         let mut labels = asked.map(|request| request.labels.clone()).unwrap_or_default();
         labels.extend(asked.filter(|request| request.accept).map(|_| (ACCEPTED.to_owned(), String::new())));
-        if let Some(stopped) = self.shared.rollouts.stopped(parent).filter(|_| !labels.contains_key(TAKEN_BACK)) {
+        let confirm_within_ms = asked.and_then(|request| request.confirm_within_ms);
+        labels.extend(confirm_within_ms.map(|ms| (CONFIRM_WITHIN.to_owned(), ms.to_string())));
+        if let Some(stopped) = self.shared.rollouts.replaceable(parent).filter(|_| !labels.contains_key(TAKEN_BACK)) {
             labels.insert(REPLACES.to_owned(), stopped.to_string());
         }
         let header = Header {

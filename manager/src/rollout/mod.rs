@@ -10,9 +10,13 @@ use std::{
     time::Instant,
 };
 
-use bellwether_group::rollout::{Kept, NotDecided, Plan, Rollout};
+use bellwether_group::{
+    edits::RecordEdit,
+    rollout::{Hold, Kept, NotDecided, Now, Plan, Rollout},
+};
 use bellwether_proto::{
     advice::{Advice, Advise},
+    clock::now_ms,
     name::ServerName,
     record::Record,
     revision::{Number, SignedHeader},
@@ -29,7 +33,7 @@ use bellwether_store::{
 use tokio::sync::{Notify, watch};
 
 pub(crate) use self::task::run;
-use crate::{Manager, shared::Shared};
+use crate::{EditError, Manager, shared::Shared};
 
 /// The rollout, shared by the manager's tasks.
 pub(crate) struct Rollouts {
@@ -78,7 +82,7 @@ impl Advise for DecideError {
                 Some(Advice::run("to have waves, at the manager", "bellwether group set --canary 1 --batch 25%"))
             }
             Self::NotDecided(NotDecided::Over(_)) => Some(Advice::run("for earlier content", "bellwether rollback")),
-            Self::Save(_) | Self::Stopping => None,
+            Self::NotDecided(NotDecided::Unconfirmed(_)) | Self::Save(_) | Self::Stopping => None,
         }
     }
 }
@@ -108,7 +112,7 @@ impl Rollouts {
 
     /// Takes a report of a member's lane.
     pub(crate) fn observe(&self, server: &ServerName, observation: &Observation) {
-        if locked(&self.machine).observe(server, observation) {
+        if locked(&self.machine).observe(server, observation, self.now_ms()) {
             self.heard.notify_one();
         }
     }
@@ -118,15 +122,20 @@ impl Rollouts {
         self.plan.subscribe()
     }
 
-    /// The stopped revision, if it is `head`: nothing is published then without a person.
-    pub(crate) fn stopped(&self, head: &SignedHeader) -> Option<Number> {
-        self.plan.borrow().stopped(head.id()).map(|status| status.revision)
+    /// That revision, the head, if it is stopped or not confirmed: the next one takes its place.
+    pub(crate) fn replaceable(&self, head: &SignedHeader) -> Option<Number> {
+        self.plan.borrow().replaceable(head.id()).map(|status| status.revision)
+    }
+
+    /// What holds publishing back, if `head` is the head.
+    pub(crate) fn holds(&self, head: &SignedHeader) -> Option<Hold> {
+        self.plan.borrow().holds(head.id())
     }
 
     /// Whether that member waits for its wave.
     pub(crate) fn hold(&self, server: &ServerName) -> bool {
         let plan = self.plan.borrow();
-        plan.status.is_some() && plan.released_to(server).is_none()
+        plan.status.is_some() && plan.release(server).taken.is_none()
     }
 
     fn now_ms(&self) -> u64 {
@@ -134,14 +143,17 @@ impl Rollouts {
     }
 
     fn look(&self, record: &Record, head: &SignedHeader) -> Plan {
-        locked(&self.machine).look(record, head, self.now_ms())
+        locked(&self.machine).look(record, head, Now { at_ms: self.now_ms(), wall_ms: now_ms() })
     }
 
     /// Makes the state durable, if it differs from the saved one.
     async fn save(&self) -> Result<(), StateFileError> {
         let mut saved = self.saved.lock().await;
-        let kept = locked(&self.machine).kept().clone();
-        if *saved == kept {
+        let (kept, is_fresh) = {
+            let machine = locked(&self.machine);
+            (machine.kept().clone(), machine.is_fresh())
+        };
+        if *saved == kept || is_fresh {
             return Ok(());
         }
         let (path, next) = (self.path.clone(), kept.clone());
@@ -192,5 +204,70 @@ impl Manager {
     pub async fn decide_rollout(&self, decision: Decision, author: &str, dry_run: bool) -> Result<bool, DecideError> {
         let shared = &self.inner.shared;
         shared.rollouts.decide(shared, decision, author, dry_run).await
+    }
+
+    /// Confirms the head, or the revision of that number if it is the head: no server takes it back any more. With `dry_run` only
+    /// checks that. Returns the revision, and whether that changes anything.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn confirm(
+        &self,
+        named: Option<Number>,
+        author: &str,
+        dry_run: bool,
+    ) -> Result<(Number, bool), ConfirmError> {
+        let shared = &self.inner.shared;
+        let head = shared.head.borrow().stored.header.clone();
+        let number = head.number();
+        if let Some(named) = named.filter(|named| *named != number) {
+            return Err(ConfirmError::NotTheHead { named, head: number });
+        }
+        let record = shared.record.borrow().clone();
+        match (head.confirm_within(), record.record().policy.unconfirmed(&head)) {
+            (None, _) => return Err(ConfirmError::Nothing(number)),
+            (Some(_), None) => return Ok((number, false)),
+            (Some(_), Some(_)) => {}
+        }
+        if matches!(shared.rollouts.holds(&head), Some(Hold::Stopped(_))) {
+            return Err(ConfirmError::Late(number));
+        }
+        self.edit_record(&RecordEdit::Confirmed(head.id()), author, dry_run).await?;
+        Ok((number, true))
+    }
+}
+
+/// The revision is not confirmed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfirmError {
+    /// It needs no confirmation.
+    #[error("revision {0}, the newest one, was not published with --confirm-within; nothing was changed")]
+    Nothing(Number),
+    /// Another revision was named.
+    #[error("the newest revision is {head}, not {named}; nothing was changed")]
+    NotTheHead {
+        /// The named one.
+        named: Number,
+        /// The head.
+        head: Number,
+    },
+    /// Its time is over, or its rollout is stopped.
+    #[error("revision {0} is stopped, or was not confirmed in time: it is not confirmed any more; nothing was changed")]
+    Late(Number),
+    /// The record could not be changed.
+    #[error(transparent)]
+    Edit(#[from] EditError),
+}
+
+impl Advise for ConfirmError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Nothing(_) => None,
+            Self::NotTheHead { head, .. } => Some(Advice::run("see it", format!("bellwether show {head}"))),
+            Self::Late(number) => {
+                Some(Advice::run("publish its content again", format!("bellwether rollback {number}")))
+            }
+            Self::Edit(error) => error.advice(),
+        }
     }
 }

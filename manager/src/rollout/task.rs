@@ -57,7 +57,7 @@ impl Task {
         let (record, head) = (shared.record.borrow().clone(), shared.head.borrow().stored.header.clone());
         let plan = shared.rollouts.look(record.record(), &head);
         // No lane acts by a state that a restart would forget.
-        if record.record().policy.rollout.is_some()
+        if plan.status.is_some()
             && let Err(error) = shared.rollouts.save().await
         {
             tracing::error!(error = chain(&error), "the rollout cannot be saved, and does not go on");

@@ -216,6 +216,7 @@ impl Play {
             down::Message::Offer(offer) => self.offered(offer).await,
             down::Message::Slice(slice) => self.slice(slice).await,
             down::Message::Supply(supply) => self.supply(supply).await,
+            down::Message::Switch(_) => panic!("a member without commands that validate stages nothing"),
         }
     }
 

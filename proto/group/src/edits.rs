@@ -15,6 +15,7 @@ use bellwether_proto::{
     limits,
     name::{BalancerName, ServerName, SetName},
     record::{Codec, Edit, Level, OnDrift, Publish, Record, SetRules, SignedRecord},
+    revision::RevisionId,
     v1,
 };
 
@@ -207,6 +208,13 @@ pub(crate) fn log(log: &mut Vec<Edit>, edit: Edit) {
     log.drain(..over);
 }
 
+/// Confirms a revision.
+pub fn confirm(held: &SignedRecord, revision: RevisionId, by: &By) -> Option<Record> {
+    let confirmed = Some(revision);
+    (held.record().policy.confirmed != confirmed)
+        .then(|| next(held, by, "confirm".to_owned(), |record| record.policy.confirmed = confirmed))
+}
+
 /// Holds propagation, or lets it continue (W6).
 pub fn set_paused(held: &SignedRecord, paused: bool, by: &By) -> Option<Record> {
     let what = if paused { "pause" } else { "resume" };
@@ -247,6 +255,8 @@ pub struct PolicyChange {
     pub drain_timeout_s: Option<u64>,
     /// The time for which a started server may be unready without its manager's confirmation, in seconds.
     pub ready_after_s: Option<u64>,
+    /// How long the switch waits for the members that stage and validate a revision, in milliseconds.
+    pub stage_timeout_ms: Option<u64>,
     /// The waves of a rollout.
     pub waves: WavesChange,
     /// The format level; [`level::may_raise`] decides whether it may be raised.
@@ -299,6 +309,7 @@ impl TryFrom<v1::SetPolicy> for PolicyChange {
             no_balancers: wire.no_balancers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             min_serving: wire.min_serving,
             drain_timeout_s: wire.drain_timeout_s,
+            stage_timeout_ms: wire.stage_timeout_ms,
             ready_after_s: wire.ready_after_s,
             waves: wire.waves.map(WavesChange::try_from).transpose()?.unwrap_or_default(),
             level: wire.level.map(Level),
@@ -327,6 +338,7 @@ impl From<PolicyChange> for v1::SetPolicy {
             no_balancers: change.no_balancers.iter().map(ToString::to_string).collect(),
             min_serving: change.min_serving,
             drain_timeout_s: change.drain_timeout_s,
+            stage_timeout_ms: change.stage_timeout_ms,
             ready_after_s: change.ready_after_s,
             waves: change.waves.to_wire(),
             level: change.level.map(|level| level.0),
@@ -357,6 +369,10 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
         let what = format!("{ms} ms for an open file; it may be {} at most", limits::OPEN_MAX);
         return Err(Malformed::new(what).into());
     }
+    if let Some(ms) = change.stage_timeout_ms.filter(|ms| !(100..=limits::STAGE_TIMEOUT).contains(ms)) {
+        let what = format!("{ms} ms for staging; it may be 100 to {}", limits::STAGE_TIMEOUT);
+        return Err(Malformed::new(what).into());
+    }
     if let Some(s) = change.drain_timeout_s.filter(|s| *s > limits::DRAIN_TIMEOUT) {
         let what = format!("{s} s for sessions to end; it may be {} at most", limits::DRAIN_TIMEOUT);
         return Err(Malformed::new(what).into());
@@ -379,6 +395,7 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     policy.quiet_max_ms = change.quiet_max_ms.unwrap_or(policy.quiet_max_ms);
     policy.open_max_ms = change.open_max_ms.unwrap_or(policy.open_max_ms);
     policy.drift = change.drift.unwrap_or(policy.drift);
+    policy.stage_timeout_ms = change.stage_timeout_ms.unwrap_or(policy.stage_timeout_ms);
     policy.rollout = change.waves.put_on(policy.rollout)?;
     for rules in policy.sets.iter_mut().filter(|rules| change.set.as_ref().is_none_or(|set| rules.name == *set)) {
         set_rules(rules, change);

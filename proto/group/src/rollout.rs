@@ -1,6 +1,8 @@
 //! The target of each server: the one rule between the head and the lanes. With a policy for waves, a member gets the head when
 //! [`Rollout`] lets it; otherwise the head is the target of all at once.
 
+use std::fmt;
+
 mod machine;
 mod member;
 mod waves;
@@ -21,8 +23,46 @@ pub use self::{
 pub struct Order {
     /// An unfinished recovery drains the server first, and has not yet come to it (W23).
     pub later: bool,
-    /// The revision that the waves let it take ([`Plan::released_to`]).
-    pub released: Option<RevisionId>,
+    /// What the rollout lets it do.
+    pub release: Release,
+}
+
+/// What the rollout of the head lets one server do ([`Plan::release`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Release {
+    /// Servers take a revision only when it is released to them: there are waves, or some server validates revisions.
+    pub gated: bool,
+    /// The revision that it may stage and validate, if it has commands that do so.
+    pub staged: Option<RevisionId>,
+    /// The revision that it may switch to.
+    pub taken: Option<RevisionId>,
+}
+
+/// The time of a look, by two clocks, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Any clock that does not go back.
+    pub at_ms: u64,
+    /// Since 1970.
+    pub wall_ms: u64,
+}
+
+/// What holds publishing back: nothing but a person goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// The rollout of this revision, the head, is stopped, and members have switched to it.
+    Stopped(Number),
+    /// This revision, the head, waits for its confirmation.
+    Unconfirmed(Number),
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped(revision) => write!(f, "the rollout of {revision} is stopped"),
+            Self::Unconfirmed(revision) => write!(f, "{revision} waits for its confirmation"),
+        }
+    }
 }
 
 /// The target of one server.
@@ -41,6 +81,8 @@ pub struct Target {
 pub enum Due {
     /// As soon as possible.
     Now,
+    /// It is staged and validated now, by a server with commands that do so. The switch comes later.
+    Staged,
     /// When no procedure and no wave holds it back any more, or a sync is requested.
     Held,
 }
@@ -51,10 +93,10 @@ pub fn holds_watching(head: &SignedHeader, policy: &Policy) -> bool {
     policy.paused && head.header().labels.contains_key(HOLD)
 }
 
-/// Whether the head goes to all members at once: there are no waves, or it brings back earlier content in a hurry.
-pub fn goes_to_all(head: &SignedHeader, policy: &Policy) -> bool {
+/// Whether the head brings back earlier content in a hurry: it goes to all members at once.
+pub fn is_urgent(head: &SignedHeader) -> bool {
     let labels = &head.header().labels;
-    policy.rollout.is_none() || labels.contains_key(TAKEN_BACK) || labels.contains_key(HOLD)
+    labels.contains_key(TAKEN_BACK) || labels.contains_key(HOLD)
 }
 
 /// The target of a server that holds the revision `at`, if the newest one is `head`. No wave holds back a server that holds no
@@ -62,9 +104,15 @@ pub fn goes_to_all(head: &SignedHeader, policy: &Policy) -> bool {
 pub fn target(head: &SignedHeader, at: Option<&SignedHeader>, order: Order, policy: &Policy) -> Target {
     let changes_nothing =
         |at: &SignedHeader| head.header().parent == Some(at.id()) && head.header().root == at.header().root;
-    let no_wave = goes_to_all(head, policy) || order.released == Some(head.id()) || at.is_none_or(changes_nothing);
+    let Release { gated, staged, taken } = order.release;
+    let at_once = !gated && policy.rollout.is_none() || is_urgent(head) || at.is_none_or(changes_nothing);
     let paused = policy.paused && !holds_watching(head, policy);
-    let due = if order.later || paused || !no_wave { Due::Held } else { Due::Now };
+    let due = match order.later || paused {
+        true => Due::Held,
+        false if at_once || taken == Some(head.id()) => Due::Now,
+        false if staged == Some(head.id()) => Due::Staged,
+        false => Due::Held,
+    };
     Target { revision: head.id(), number: head.number(), due }
 }
 
@@ -80,8 +128,8 @@ mod tests {
     use super::*;
     use bellwether_random::headers::header;
 
-    const NOW: Order = Order { later: false, released: None };
-    const LATER: Order = Order { later: true, released: None };
+    const NOW: Order = Order { later: false, release: Release { gated: false, staged: None, taken: None } };
+    const LATER: Order = Order { later: true, ..NOW };
 
     fn signed(header: Header) -> SignedHeader {
         SignedHeader::sign(header, &KeyPair::generate())
@@ -134,7 +182,18 @@ mod tests {
         let head = next(&[], b"new");
         assert_eq!(due(&head, Some(&before), NOW, &policy), Due::Held);
         assert_eq!(due(&head, None, NOW, &policy), Due::Now, "a newcomer");
-        let released = Order { later: false, released: Some(head.id()) };
+        let gated = Release { gated: true, ..Release::default() };
+        let staged = Order { later: false, release: Release { staged: Some(head.id()), ..gated } };
+        assert_eq!(due(&head, Some(&before), staged, &policy), Due::Staged);
+        assert_eq!(due(&head, Some(&before), Order { later: true, ..staged }, &policy), Due::Held);
+        let none = Policy { rollout: None, ..policy.clone() };
+        assert_eq!(
+            due(&head, Some(&before), Order { later: false, release: gated }, &none),
+            Due::Held,
+            "some validate"
+        );
+        assert_eq!(due(&head, Some(&before), NOW, &none), Due::Now);
+        let released = Order { later: false, release: Release { taken: Some(head.id()), ..gated } };
         assert_eq!(due(&head, Some(&before), released, &policy), Due::Now);
         assert_eq!(due(&head, Some(&before), Order { later: true, ..released }, &policy), Due::Held);
         assert_eq!(due(&next(&[], b"newer"), Some(&before), released, &policy), Due::Held, "let go for another head");

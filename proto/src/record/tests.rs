@@ -98,6 +98,8 @@ fn defaults() -> Vec<(&'static str, &'static str, serde_json::Value)> {
         (set, "allow_setuid", serde_json::json!(false)),
         (set, "allow_capabilities", serde_json::json!(false)),
         ("/policy", "rollout", serde_json::Value::Null),
+        ("/policy", "confirmed", serde_json::Value::Null),
+        ("/policy", "stage_timeout_ms", serde_json::json!(5_000)),
         #[cfg(feature = "level-next")]
         ("/policy", "note", serde_json::Value::Null),
     ]
@@ -116,6 +118,8 @@ proptest::proptest! {
             (rules.allow_setuid, rules.allow_capabilities) = (used[3], used[4]);
             record.policy.sets = vec![rules];
             record.policy.rollout = (used[0] && used[5]).then(RolloutPolicy::default);
+            record.policy.confirmed = (used[0] && used[2]).then(|| crate::revision::RevisionId(Hash::of(b"it")));
+            record.policy.stage_timeout_ms = if used[0] && used[1] { 60_000 } else { 5_000 };
             #[cfg(feature = "level-next")]
             { record.policy.note = used[0].then(|| "a note".to_owned()); }
         });

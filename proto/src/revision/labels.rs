@@ -15,8 +15,12 @@ pub const TAKEN_BACK: &str = "taken-back";
 /// The label of a revision that a person published while a rollout was stopped: the number of the stopped revision.
 pub const REPLACES: &str = "replaces";
 
+/// The label of a revision that every server takes back by itself if nobody confirms it within so many milliseconds after the
+/// switch.
+pub const CONFIRM_WITHIN: &str = "confirm-within";
+
 /// The labels that no person gives.
-const RESERVED: [&str; 4] = [ACCEPTED, HOLD, TAKEN_BACK, REPLACES];
+const RESERVED: [&str; 5] = [ACCEPTED, HOLD, TAKEN_BACK, REPLACES, CONFIRM_WITHIN];
 
 /// Checks the labels that a person gives a revision.
 ///

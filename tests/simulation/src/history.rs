@@ -106,7 +106,8 @@ impl History {
             .build();
         let spare = rng.one_in(4).then_some(servers);
         let rollout = waves(&mut Rng::new(seed.rotate_left(48)));
-        let world = farm(servers, spare, rules, tell, (rollout, &mut rng));
+        let validating = Rng::new(seed.rotate_left(24)).one_in(3);
+        let world = farm(servers, spare, rules, tell, (rollout, validating, &mut rng));
         for machine in (0..servers).chain(spare) {
             let world = world.clone();
             sim.host(host(machine), move || server::run(world.clone(), machine));
@@ -199,7 +200,7 @@ fn farm(
     spare: Option<usize>,
     rules: Rules,
     tell: bool,
-    (rollout, rng): (Option<RolloutPolicy>, &mut Rng),
+    (rollout, validating, rng): (Option<RolloutPolicy>, bool, &mut Rng),
 ) -> World {
     let group = GroupId::from([7; 16]);
     let mut candidate = |machine: usize| machine < 2 || !rng.one_in(4);
@@ -250,7 +251,8 @@ fn farm(
     let disks = disks.collect::<Vec<_>>().into_iter().chain(empty).collect();
     let world = World::new(disks, rules, tell, Rng::new(rng.number()));
     world.borrow_mut().retired.extend(spare);
-    world.borrow_mut().refusing = rollout.is_some();
+    world.borrow_mut().validating = validating;
+    world.borrow_mut().refusing = rollout.is_some() || validating;
     world.borrow_mut().learn(first, Changes::default());
     world
 }

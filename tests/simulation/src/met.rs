@@ -60,6 +60,8 @@ counts! {
     taken_back = "revisions taken back",
     continued = "rollouts continued by a person",
     revisions_refused = "revisions refused by a machine",
+    staged = "revisions staged before any switch",
+    kept_ahead = "packs kept ahead of the sets",
     procedures = "procedures begun",
     drains = "servers drained",
     member_recoveries = "recoveries of a member begun",

@@ -121,6 +121,8 @@ pub(crate) struct State {
     pub(crate) full: BTreeSet<usize>,
     /// Whether machines refuse some of the revisions.
     pub(crate) refusing: bool,
+    /// Whether some machines validate a revision before they switch to it.
+    pub(crate) validating: bool,
     /// The members that may hold each revision, by the managers' plans and a person's syncs.
     pub(crate) may_hold: BTreeSet<(RevisionId, ServerName)>,
     /// Whether each machine runs.
@@ -177,6 +179,7 @@ impl World {
             drained: BTreeSet::new(),
             full: BTreeSet::new(),
             refusing: false,
+            validating: false,
             may_hold: BTreeSet::new(),
             running: vec![true; n],
             min_serving: 1,
@@ -302,6 +305,11 @@ impl State {
     pub(crate) fn refuses(&self, machine: usize, header: &SignedHeader) -> bool {
         let drawn = header.id().0.as_bytes()[0] as usize + machine * 7;
         self.refusing && drawn.is_multiple_of(5) && !self.changes_nothing(header)
+    }
+
+    /// Whether a command of that machine validates revisions.
+    pub(crate) fn validates(&self, machine: usize) -> bool {
+        self.validating && !machine.is_multiple_of(3)
     }
 
     /// Whether a revision has the content of its parent, or was published to take another one back.

@@ -9,6 +9,7 @@ use bellwether_group::{
 };
 use bellwether_manager::{Decision, Request as Publish};
 use bellwether_proto::{
+    Malformed,
     clock::now_ms,
     entry::{Entry, EntryPath, Kind},
     name::{ServerName, SetName},
@@ -47,14 +48,14 @@ impl Admin for AdminService {
     }
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Answer<v1::PublishReply> {
-        let v1::PublishRequest { message, accept, dry_run, author, labels } = request.into_inner();
+        let v1::PublishRequest { message, accept, dry_run, author, labels, confirm_within_ms } = request.into_inner();
         if let (true, false, Standing::Member(following)) = (accept, dry_run, self.0.standing()) {
             let accepted = following.link.hand.accept().await.map_err(refusal)?;
             let accepted = accepted.iter().map(ToString::to_string).collect();
             return Ok(Response::new(v1::PublishReply { accepted, ..v1::PublishReply::default() }));
         }
         let (author, labels) = (self.0.author_here(&author), labels.into_iter().collect());
-        let publish = Publish { message, author, labels, accept, dry_run };
+        let publish = Publish { message, author, labels, confirm_within_ms, accept, dry_run };
         let published = self.0.manager()?.publish(publish).await.map_err(refusal)?;
         Ok(Response::new(v1::PublishReply {
             revision: published.revision.as_ref().map(|header| header.number().to_string()).unwrap_or_default(),
@@ -95,6 +96,15 @@ impl Admin for AdminService {
         let author = self.0.author_here(&author);
         let changed = self.0.manager()?.decide_rollout(decision, &author, dry_run).await.map_err(refusal)?;
         Ok(Response::new(v1::DecideRolloutReply { changed }))
+    }
+
+    async fn confirm(&self, request: Request<v1::ConfirmRequest>) -> Answer<v1::ConfirmReply> {
+        let v1::ConfirmRequest { revision, author, dry_run } = request.into_inner();
+        let named = (!revision.is_empty()).then(|| revision.parse()).transpose();
+        let named = named.map_err(|e: Malformed| Status::invalid_argument(e.to_string()))?;
+        let author = self.0.author_here(&author);
+        let confirmed = self.0.manager()?.confirm(named, &author, dry_run).await.map_err(refusal)?;
+        Ok(Response::new(v1::ConfirmReply { revision: confirmed.0.to_string(), changed: confirmed.1 }))
     }
 
     async fn acknowledge(&self, request: Request<v1::AcknowledgeRequest>) -> Answer<v1::AcknowledgeReply> {

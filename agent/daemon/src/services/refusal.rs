@@ -2,8 +2,8 @@
 
 use bellwether_group::{edits::GroupRefused, roles::RoleRefused, takeover};
 use bellwether_manager::{
-    AdoptError, ChangeError, DecideError, DiscardError, EditError, EnterError, HandOverError, PreviewError,
-    PublishError, ReadError, RollbackError, past::FindError,
+    AdoptError, ChangeError, ConfirmError, DecideError, DiscardError, EditError, EnterError, HandOverError,
+    PreviewError, PublishError, ReadError, RollbackError, past::FindError,
 };
 use bellwether_member::AskError;
 use bellwether_proto::{
@@ -89,7 +89,7 @@ impl Refusal for RoleRefused {
 impl Refusal for HandOverError {
     fn code(&self) -> Code {
         match self {
-            Self::Refused(_) | Self::Unpublished(_) | Self::UnderWay(_) | Self::Behind { .. } => {
+            Self::Refused(_) | Self::Unpublished(_) | Self::UnderWay(_) | Self::Held(_) | Self::Behind { .. } => {
                 Code::FailedPrecondition
             }
             Self::Publish(publish) => publish.code(),
@@ -133,6 +133,7 @@ impl Refusal for PublishError {
         match self {
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Frightening(_)
+            | Self::Level(_)
             | Self::Rejected(_)
             | Self::NoPath(_)
             | Self::Waits(_)
@@ -159,7 +160,7 @@ impl Refusal for ChangeError {
             | Self::Conflict(..)
             | Self::Replace(_)
             | Self::Unpublished(_)
-            | Self::RolloutStopped(_)
+            | Self::Held(_)
             | Self::Frightening(..)
             | Self::Rules(_) => Code::FailedPrecondition,
         }
@@ -172,7 +173,7 @@ impl Refusal for AdoptError {
             Self::Disputed(_)
             | Self::Conflict(_)
             | Self::Unpublished(_)
-            | Self::RolloutStopped(_)
+            | Self::Held(_)
             | Self::Unknown(_)
             | Self::Unfit(_)
             | Self::Frightening(_)
@@ -232,6 +233,15 @@ impl Refusal for DecideError {
             Self::Disputed(_) | Self::NotDecided(_) => Code::FailedPrecondition,
             Self::Save(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
+        }
+    }
+}
+
+impl Refusal for ConfirmError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Nothing(_) | Self::NotTheHead { .. } | Self::Late(_) => Code::FailedPrecondition,
+            Self::Edit(edit) => edit.code(),
         }
     }
 }

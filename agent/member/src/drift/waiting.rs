@@ -44,6 +44,11 @@ impl Waiting {
         self.verify = Some(full || self.verify == Some(true));
     }
 
+    /// Whether a verification is due.
+    pub(crate) fn wants_verify(&self) -> bool {
+        self.verify.is_some()
+    }
+
     /// Whether a verification is due; it looks at everything.
     pub(crate) fn take_verify(&mut self) -> Option<bool> {
         let full = self.verify.take()?;

@@ -8,7 +8,7 @@ use bellwether_proto::{
     hash::Hash,
     key::PublicKey,
     record::{OnDrift, Record},
-    revision::{Epoch, Number, SignedHeader},
+    revision::{Epoch, Number, RevisionId, SignedHeader},
     status::{Cause, Observation},
     v1::{self, down, up},
 };
@@ -33,6 +33,30 @@ pub struct Facts<'a> {
     pub fault: Option<&'a v1::Fault>,
     /// The revision before, while the commands of the one that the sets hold have not ended well.
     pub proven: Proven<'a>,
+    /// The header of a revision, if it is the one that the sets hold, or if the history has all packs from that one to it.
+    pub kept: &'a dyn Fn(RevisionId) -> Option<SignedHeader>,
+}
+
+/// What becomes of an offered revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It is staged, validated and switched to.
+    Switch,
+    /// It is staged and validated, and waits for the manager.
+    Stage,
+    /// Its pack goes into the history: a later revision is switched to instead.
+    Keep,
+}
+
+impl Purpose {
+    /// By an offer.
+    pub fn from_wire(wire: v1::Use) -> Self {
+        match wire {
+            v1::Use::Unspecified => Self::Switch,
+            v1::Use::Stage => Self::Stage,
+            v1::Use::Keep => Self::Keep,
+        }
+    }
 }
 
 /// Whether the commands of the revision that the sets hold have ended well.
@@ -72,6 +96,8 @@ pub enum Input {
     Rescan,
     /// Everything else is done: what has waited for that may be done.
     CatchUp,
+    /// A person asks about the sets, who does not wait for a staged revision.
+    Asked,
     /// The policy may want edits to be put back.
     Revert,
     /// The time has come to look whether the obstacle of a refused revision is gone.
@@ -80,6 +106,8 @@ pub enum Input {
     Obstacle(Option<bool>),
     /// The answer to [`Output::Receive`] and [`Output::Slice`].
     Arrived(Result<Arrived, Trouble>),
+    /// The answer to [`Output::Keep`]: the chunks that this server lacks, if the revision is to be staged.
+    Kept(Result<Vec<Chunk>, Trouble>),
     /// The answer to [`Output::Supply`]: the chunks that came.
     Supplied(Result<Vec<Hash>, Trouble>),
     /// The answer to [`Output::Finish`].
@@ -94,6 +122,8 @@ pub enum Input {
     Validated(Validated),
     /// The answer to [`Output::Switch`].
     Switched(Switched),
+    /// Nobody has confirmed the revision that the sets hold in time: they go back.
+    Unconfirmed(Complaint),
     /// The commands of [`Output::Prove`] have ended.
     Proved(Result<(), Complaint>),
     /// The answer to [`Output::Return`].
@@ -264,6 +294,8 @@ pub enum Output {
         header: SignedHeader,
         /// What is held.
         forked: Option<Number>,
+        /// Its changes are planned as they come; otherwise they only go into the history.
+        plan: bool,
     },
     /// These bytes are added to the pack; the answer is the next input.
     Slice(v1::Slice),
@@ -271,10 +303,21 @@ pub enum Output {
     Rest,
     /// The pack's changes stay, its bytes are dropped: chunks will come.
     Fill,
+    /// The whole pack that has arrived goes into the history. If `stage`, the way from the revision that is held to this one is
+    /// then staged from what is here. The answer is the next input.
+    Keep {
+        /// It is staged.
+        stage: bool,
+    },
+    /// The pack of what is staged goes into the history, although it is not switched to. A failure changes nothing.
+    Shelve,
     /// These chunks are staged; the answer is the next input.
     Supply(v1::Supply),
     /// Everything is staged, and verified; the answer is the next input.
-    Stage,
+    Stage {
+        /// Its pack goes into the history now, and not with the switch.
+        keep: bool,
+    },
     /// The commands that validate are begun, and see what is staged.
     Validate,
     /// What is staged is switched to, read back and noted; the answer is the next input. The commands that validate have run

@@ -14,6 +14,8 @@ struct Member {
     record: Record,
     at: Option<SignedHeader>,
     head: SignedHeader,
+    /// The revisions after the one held that its history has.
+    kept: Vec<SignedHeader>,
     now: Instant,
     follower: Follower,
 }
@@ -59,7 +61,7 @@ impl Member {
             previous: None,
         };
         let follower = Follower::new("a".parse().unwrap());
-        let mut member = Self { key, record, at: Some(first), head, now: Instant::now(), follower };
+        let mut member = Self { key, record, at: Some(first), head, kept: Vec::new(), now: Instant::now(), follower };
         let hello = Box::default();
         member.put(Input::Opened { session: 1, key: member.key.public(), hello });
         member
@@ -76,6 +78,7 @@ impl Member {
             at: self.at.as_ref(),
             fault: None,
             proven: Proven::Yes,
+            kept: &|id| self.at.iter().chain(&self.kept).find(|header| header.id() == id).cloned(),
         };
         self.follower.handle(&facts, input)
     }
@@ -101,7 +104,10 @@ impl Member {
     /// It is switched to, and commands are owed.
     fn switched(&mut self, validation: Validation) -> Vec<Output> {
         self.offered();
-        assert!(has(&self.put(Input::Arrived(Ok(Arrived::Whole))), |output| matches!(output, Output::Stage)));
+        assert!(has(&self.put(Input::Arrived(Ok(Arrived::Whole))), |output| matches!(
+            output,
+            Output::Stage { keep: false }
+        )));
         let mut outputs = self.put(Input::Staged(Ok(validation)));
         if validation == Validation::Before {
             assert!(has(&outputs, |output| matches!(output, Output::Validate)));
@@ -157,7 +163,7 @@ fn little_that_is_missing_is_asked_for_by_hash_and_much_by_bytes() {
         let outputs = Member::new(OnDrift::Report).lacks(missing);
         let messages = sent(&outputs);
         match messages.as_slice() {
-            [] => has(&outputs, |output| matches!(output, Output::Stage)).then_some("stage"),
+            [] => has(&outputs, |output| matches!(output, Output::Stage { .. })).then_some("stage"),
             [up::Message::Want(v1::Want { want: Some(v1::want::Want::Chunks(_)) })] => Some("chunks"),
             [up::Message::Want(v1::Want { want: Some(v1::want::Want::Range(_)) })] => Some("bytes"),
             _ => None,
@@ -183,7 +189,7 @@ fn a_chunk_comes_once_and_only_where_it_was_asked_for() {
     member.lacks(2);
     member.supply(true);
     let outputs = member.put(Input::Supplied(Ok([0u8, 1].map(|n| Hash::of(&[n])).into())));
-    assert!(has(&outputs, |output| matches!(output, Output::Stage)));
+    assert!(has(&outputs, |output| matches!(output, Output::Stage { .. })));
 }
 
 #[test]
@@ -255,7 +261,7 @@ fn a_revision_that_a_command_refuses_is_not_switched_to_and_not_taken_again_befo
     let told =
         |message: &&up::Message| matches!(message, up::Message::Report(report) if report.output.ends_with("line 2"));
     assert!(sent(&outputs).iter().any(told), "{outputs:?}");
-    assert!(has(&outputs, |output| matches!(output, Output::Drop)), "what is staged goes");
+    assert!(matches!(outputs[..2], [Output::Shelve, Output::Drop]), "what is staged goes, and its pack stays");
     assert_eq!(refusal(&member.offered()), Some("bad"));
     member.said(down::Message::Sync(v1::Sync::default()));
     member.put(Input::Finished(Err("over".to_owned())));
@@ -375,4 +381,101 @@ fn a_sync_waits_for_the_way_back_too() {
     member.put(Input::Proved(Err(complaint("no answer"))));
     member.returned();
     assert!(has(&member.put(Input::Proved(Ok(()))), |output| matches!(output, Output::Finish)));
+}
+
+/// The head, an increment, is offered to be staged, and arrives whole.
+fn staged(member: &mut Member) -> Vec<Output> {
+    let header = Some(member.head.to_wire());
+    let offer = v1::Offer { header, size: 100, to: 100, r#use: v1::Use::Stage.into(), ..v1::Offer::default() };
+    assert!(has(&member.said(down::Message::Offer(offer)), |o| matches!(o, Output::Receive { plan: true, .. })));
+    let outputs = member.put(Input::Arrived(Ok(Arrived::Whole)));
+    assert!(has(&outputs, |output| matches!(output, Output::Stage { keep: true })), "{outputs:?}");
+    member.put(Input::Staged(Ok(Validation::Before)));
+    let outputs = member.put(Input::Validated(Validated::Good));
+    assert!(!has(&outputs, |output| matches!(output, Output::Switch(_))), "it waits: {outputs:?}");
+    outputs
+}
+
+fn switch(header: &SignedHeader) -> down::Message {
+    down::Message::Switch(v1::Switch { revision: header.id().0.into() })
+}
+
+fn switches(outputs: &[Output]) -> bool {
+    has(outputs, |output| matches!(output, Output::Switch(Validation::Before)))
+}
+
+#[test]
+fn a_staged_revision_waits_until_the_manager_says_that_it_is_switched_to() {
+    let mut member = Member::new(OnDrift::Report);
+    let outputs = staged(&mut member);
+    let told = |message: &&up::Message| matches!(message, up::Message::Staged(staged) if !staged.later);
+    assert!(sent(&outputs).iter().any(told), "{outputs:?}");
+    let other = member.at.clone().expect("the first");
+    assert!(member.said(switch(&other)).is_empty(), "another revision");
+    member.put(Input::Changed(Look::Stats));
+    assert!(matches!(member.put(Input::CatchUp).as_slice(), [Output::Look { .. }]), "the sets are looked at");
+    let head = member.head.clone();
+    assert!(switches(&member.said(switch(&head))));
+
+    let mut member = Member::new(OnDrift::Report);
+    staged(&mut member);
+    assert!(has(&member.put(Input::Closed(1)), |output| matches!(output, Output::Drop)));
+    assert!(member.said(switch(&head)).is_empty(), "it went with the stream");
+}
+
+#[test]
+fn what_needs_the_sets_does_not_wait_for_a_staged_revision() {
+    let asks: [(&str, fn(&mut Member) -> Vec<Output>); 3] = [
+        ("a person", |member| member.put(Input::Asked)),
+        ("a verification", |member| {
+            member.said(down::Message::Verify(v1::Verify { full: true }));
+            member.put(Input::CatchUp)
+        }),
+        ("the policy for drift", |member| {
+            member.put(Input::Compared(edited()));
+            member.put(Input::Revert)
+        }),
+    ];
+    for (what, ask) in asks {
+        let mut member = Member::new(OnDrift::Revert);
+        staged(&mut member);
+        let outputs = ask(&mut member);
+        assert!(has(&outputs, |output| matches!(output, Output::Drop)), "{what}: {outputs:?}");
+        assert!(refusal(&outputs).is_some_and(|why| why.contains("needed for something else")), "{what}: {outputs:?}");
+        assert!(member.follower.is_idle() && member.follower.waits(), "{what}: it is asked for again");
+    }
+}
+
+#[test]
+fn a_revision_that_is_only_kept_is_a_step_to_the_next_one() {
+    let mut member = Member::new(OnDrift::Report);
+    let offer = |header: &SignedHeader, purpose: v1::Use| {
+        let (header, purpose) = (Some(header.to_wire()), purpose.into());
+        down::Message::Offer(v1::Offer { header, size: 100, to: 100, r#use: purpose, ..v1::Offer::default() })
+    };
+    let second = member.head.clone();
+    let third = Header {
+        parent: Some(second.id()),
+        number: second.number().next(Epoch(1)).unwrap(),
+        ..second.header().clone()
+    };
+    let third = SignedHeader::sign(third, &member.key);
+    assert!(refusal(&member.said(offer(&third, v1::Use::Unspecified))).is_some(), "its parent is not here");
+
+    let outputs = member.said(offer(&second, v1::Use::Keep));
+    assert!(has(&outputs, |output| matches!(output, Output::Receive { plan: false, .. })), "{outputs:?}");
+    assert!(matches!(member.put(Input::Arrived(Ok(Arrived::Whole))).as_slice(), [Output::Keep { stage: false }]));
+    let outputs = member.put(Input::Kept(Ok(Vec::new())));
+    assert!(matches!(sent(&outputs).as_slice(), [up::Message::Kept(_)]) && member.follower.is_idle());
+
+    member.kept.push(second);
+    let outputs = member.said(offer(&third, v1::Use::Unspecified));
+    assert!(has(&outputs, |output| matches!(output, Output::Receive { plan: false, .. })), "{outputs:?}");
+    assert!(matches!(member.put(Input::Arrived(Ok(Arrived::Whole))).as_slice(), [Output::Keep { stage: true }]));
+    let missing = vec![Chunk { hash: Hash::of(&[0]), length: 1 }];
+    let outputs = member.put(Input::Kept(Ok(missing)));
+    assert!(matches!(sent(&outputs).as_slice(), [up::Message::Want(_)]), "{outputs:?}");
+    member.supply(true);
+    let outputs = member.put(Input::Supplied(Ok(vec![Hash::of(&[0])])));
+    assert!(has(&outputs, |output| matches!(output, Output::Stage { keep: false })), "{outputs:?}");
 }

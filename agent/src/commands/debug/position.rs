@@ -14,7 +14,7 @@ pub(super) fn run(common: &Common) -> Result<(), CommandError> {
     let found = log::read(&layout.history()).and_then(|records| records.position::<HeldPosition>());
     let found = found.map_err(|e| CommandError::failed(&e))?;
     let is_there = found.is_some();
-    let HeldPosition { at, fault, leads, owed } = found.unwrap_or_default();
+    let HeldPosition { at, fault, leads, unconfirmed, owed } = found.unwrap_or_default();
     let at = at.as_ref().map(header::as_json);
     let owed = owed.map(|owed| {
         json!({
@@ -26,8 +26,18 @@ pub(super) fn run(common: &Common) -> Result<(), CommandError> {
             }),
         })
     });
-    output::document(
-        &json!({ "file": file, "is_there": is_there, "leads": leads, "at": at, "fault": fault, "owed": owed }),
-    );
+    let unconfirmed = unconfirmed.map(|unconfirmed| {
+        let before = header::as_json(&unconfirmed.before);
+        json!({ "before": before, "until_ms_since_boot": unconfirmed.until_ms, "boot": unconfirmed.boot })
+    });
+    output::document(&json!({
+        "file": file,
+        "is_there": is_there,
+        "leads": leads,
+        "at": at,
+        "fault": fault,
+        "unconfirmed": unconfirmed,
+        "owed": owed,
+    }));
     Ok(())
 }

@@ -274,3 +274,57 @@ fn what_may_pass_is_offered_again_and_its_sync_goes_on() {
         assert_eq!(standing, next);
     }
 }
+
+fn able(member: Member) -> Member {
+    Member { ability: Ability::Validates, ..member }
+}
+
+#[test]
+fn a_member_that_keeps_packs_switches_once_and_passes_what_was_stopped() {
+    for label in [None, Some(TAKEN_BACK), Some(REPLACES)] {
+        let mut farm = Farm::new();
+        let labels = label.map(|label| (label.to_owned(), "1.3".to_owned())).into_iter().collect();
+        let header = SignedHeader::sign(Header { labels, ..header(1, 4) }, &KeyPair::generate());
+        farm.increments[2] = Arc::new(Stored { header, ..Stored::clone(&farm.increments[2]) });
+        let next = |member: &Member| {
+            let sending = farm.sends(member, false);
+            (sending.pack.header.id(), sending.purpose)
+        };
+        let behind = able(at(farm.id(1)));
+        assert_eq!(next(&behind), (farm.id(2), v1::Use::Keep));
+        let ahead = |revision| Member { ahead: Some(farm.id(revision)), ..behind.clone() };
+        assert_eq!(next(&ahead(2)), (farm.id(3), v1::Use::Keep));
+        assert_eq!(next(&ahead(3)), (farm.id(4), v1::Use::Unspecified));
+        assert_eq!(next(&ahead(4)), (farm.id(2), v1::Use::Keep), "what is only in its history is offered anew");
+        let refused = Standing::Follows { refused: Some(Refusal { revision: farm.id(3), until: Until::Sync }) };
+        assert_eq!(next(&Member { standing: refused, ..ahead(3) }).0, farm.id(4), "it has refused the one before");
+        let synced = settled(asked(ahead(3)));
+        assert!(matches!(
+            farm.plan(&synced, false),
+            Step::NeedBase | Step::Send(Sending { purpose: v1::Use::Unspecified, .. })
+        ));
+    }
+}
+
+#[test]
+fn the_head_is_staged_first_and_switched_to_later() {
+    let farm = Farm::new();
+    let step = |member: &Member, due| {
+        let target = Target { revision: farm.id(4), number: farm.increments[2].header.number(), due };
+        plan(member, &target, Newcomer::GoesOn, &farm)
+    };
+    let behind = able(at(farm.id(3)));
+    let Step::Send(sending) = step(&behind, Due::Staged) else { panic!("it is staged") };
+    assert_eq!(sending.purpose, v1::Use::Stage);
+    let staged = Member { staged: Some(farm.id(4)), ahead: Some(farm.id(4)), ..behind.clone() };
+    assert!(matches!(step(&staged, Due::Staged), Step::Wait(Wait::Staged)));
+    assert!(matches!(step(&staged, Due::Held), Step::Wait(Wait::Paused)));
+    assert!(matches!(step(&staged, Due::Now), Step::Switch));
+    assert!(matches!(step(&asked(staged.clone()), Due::Now), Step::Settle));
+    assert!(matches!(step(&Member { edits: Edits::Held, ..staged }, Due::Now), Step::Wait(Wait::Held)));
+    let synced = settled(asked(behind.clone()));
+    assert!(matches!(step(&synced, Due::Staged), Step::Send(Sending { purpose: v1::Use::Unspecified, .. })));
+    let plain = Member { ability: Ability::Keeps, ..behind };
+    assert!(matches!(step(&plain, Due::Staged), Step::Wait(Wait::Paused)), "it has no command");
+    assert!(matches!(step(&plain, Due::Now), Step::Send(_)));
+}

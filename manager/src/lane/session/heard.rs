@@ -11,7 +11,7 @@ use bellwether_proto::{
     v1,
 };
 
-use super::{Activity, Current, Now, Output, Run, Session, Way};
+use super::{Activity, Current, Now, Output, Run, Session, Way, ahead};
 use crate::lane::{
     cut,
     plan::{Edits, Refusal, Until},
@@ -53,6 +53,8 @@ impl Session {
                 self.lesser(now, news);
             }
             Message::Report(report) => self.report(now, report)?,
+            Message::Staged(staged) => self.staged(now, &staged),
+            Message::Kept(kept) => self.kept(now, &kept),
             Message::Drift(drift) => self.drift(&drift),
             Message::Keepalive(answer) => self.alive(now, &answer),
             Message::Verified(verified) => self.verified(now, &verified),
@@ -169,8 +171,32 @@ impl Session {
         }
     }
 
+    /// The current revision, if it is the one of that identity, which ends.
+    fn ended(&mut self, now: Now, revision: &[u8]) -> Option<Box<Current>> {
+        self.stall.progress(now.at);
+        match &self.work {
+            Activity::Taking(current) if current.header.id().0.as_bytes() == revision => self.end_work(),
+            Activity::Taking(_) | Activity::Idle | Activity::Planning | Activity::Finding(_) => None,
+        }
+    }
+
+    fn staged(&mut self, now: Now, staged: &v1::Staged) {
+        let Some(current) = self.ended(now, &staged.revision) else { return };
+        self.rate_limit.refund();
+        self.ahead = ahead(&staged.ahead);
+        self.see(Observation::Staged { revision: current.header.number(), later: staged.later });
+        self.staged = Some(current.header);
+    }
+
+    fn kept(&mut self, now: Now, kept: &v1::Kept) {
+        let Some(current) = self.ended(now, &kept.revision) else { return };
+        self.rate_limit.refund();
+        self.ahead = Some(current.header.id());
+    }
+
     fn outcome(&mut self, now: Now, current: &Current, report: &v1::Report) -> Result<(), String> {
         let outcome = report.outcome();
+        (self.ahead, self.staged) = (ahead(&report.ahead), None);
         current.span.in_scope(|| tracing::debug!(?outcome, reason = cut(&report.reason, REASON), "reported"));
         match outcome {
             v1::Outcome::Done if report.root.as_ref() == current.header.header().root.as_bytes() => {
@@ -210,7 +236,7 @@ impl Session {
         let until = match (cause, &current.way) {
             (None, _) => Until::Sync,
             (Some(_), Way::Settle) => Until::PassedInSync,
-            (Some(_), Way::Update(_) | Way::Sync(_) | Way::Earlier) => Until::Passed,
+            (Some(_), Way::Update(_) | Way::Sync(_) | Way::Keep(_) | Way::Staged | Way::Earlier) => Until::Passed,
         };
         self.end_sync();
         self.memory.standing.refuse(Some(Refusal { revision: current.header.id(), until }));

@@ -6,7 +6,7 @@ use crate::lane::plan::{Member, Newcomer, Step};
 
 use bellwether_group::{
     procedure::SignedDocument,
-    rollout::{Order, Target},
+    rollout::{Order, Release, Target},
 };
 use bellwether_proto::{
     key::PublicKey,
@@ -64,8 +64,8 @@ pub enum Input {
     Head(Arc<Stored>, Instant),
     /// Progress of the procedures, and whether they hold the member back.
     Procedures(Option<Arc<SignedDocument>>, bool),
-    /// The revision that the waves let the member take.
-    Released(Option<RevisionId>),
+    /// What the rollout lets the member do.
+    Released(Release),
     /// A request to the lane.
     Asked(Control),
     /// A message from the member.

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use bellwether_group::rollout::Order;
+use bellwether_group::rollout::{Order, Release};
 use bellwether_proto::{
     key::KeyPair,
     record::{Level, Policy, Record, Role, RolloutPolicy, Server, SignedRecord},
@@ -76,7 +76,7 @@ impl Farm {
             head: self.revisions[head - 1].clone(),
             published: self.start.at,
             procedures: None,
-            order: Order { later: false, released: None },
+            order: Order { later: false, release: Release::default() },
         };
         let (manager, deadlines) = (self.key.public(), Deadlines::default());
         let ends = Ends { server: "a".parse().unwrap(), manager, deadlines };
@@ -166,11 +166,12 @@ fn a_member_waits_for_its_wave() {
     let record = Arc::new(SignedRecord::sign(Record { policy, ..record }, &farm.key).unwrap());
     session.handle(farm.start, Input::Record(record)).unwrap();
     sent(&mut session);
+    let taken = |id| Release { gated: true, staged: None, taken: Some(id) };
     let offers = |outputs: Vec<Output>| outputs.iter().any(|output| matches!(output, Output::Open(_)));
     let inputs = [
         (Input::Head(farm.revisions[2].clone(), farm.start.at), false),
-        (Input::Released(Some(farm.id(2))), false),
-        (Input::Released(Some(farm.id(3))), true),
+        (Input::Released(taken(farm.id(2))), false),
+        (Input::Released(taken(farm.id(3))), true),
     ];
     for (input, goes) in inputs {
         let what = format!("{input:?}");

@@ -184,7 +184,9 @@ impl Known {
             O::SawLost(ref which) => self.saw_lost = Some((now_ms, which.clone())),
             O::Started { .. } => self.began_ms = now_ms,
             O::Reached { .. }
+            | O::Validates
             | O::Progress(_)
+            | O::Staged { .. }
             | O::Done { .. }
             | O::Refused { .. }
             | O::Failed(_)
@@ -248,6 +250,11 @@ impl Known {
             }
             // This progress was under way when the work ended or the server went away.
             (other @ (P::Unseen | P::Idle | P::Faulty | P::Away), O::Progress(_)) => other,
+            // It waits for the other members, and holds the revision before.
+            (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating, O::Staged { revision: _, later: _ }) => {
+                self.settled()
+            }
+            (P::Away, O::Staged { revision: _, later: _ }) => P::Away,
             (P::Syncing, O::Done { revision, micros: _, kept }) => {
                 self.fault = None;
                 self.holds(now_ms, revision, kept);
@@ -312,13 +319,19 @@ impl Known {
             // The server stays away until it reports its position.
             (
                 same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
-                O::Alive | O::Knocked(_) | O::DrainedAgain(_) | O::SawLost(_),
+                O::Alive | O::Validates | O::Knocked(_) | O::DrainedAgain(_) | O::SawLost(_),
             ) => same,
             (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left, O::Left) => P::Left,
             // The server has no agent that answers; a late message was under way.
             (
                 P::Left,
-                O::Lost(_) | O::Started { .. } | O::Progress(_) | O::Done { .. } | O::Refused { .. } | O::Failed(_),
+                O::Lost(_)
+                | O::Started { .. }
+                | O::Progress(_)
+                | O::Staged { .. }
+                | O::Done { .. }
+                | O::Refused { .. }
+                | O::Failed(_),
             ) => P::Left,
         }
     }

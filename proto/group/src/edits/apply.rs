@@ -4,11 +4,12 @@ use bellwether_proto::{
     Malformed,
     name::ServerName,
     record::{Record, SignedRecord},
+    revision::RevisionId,
     v1::{self, edit_record_request::Edit},
 };
 
 use super::{
-    By, GroupRefused, PolicyChange, ServerChange, add_again, bring_back, disable, enable,
+    By, GroupRefused, PolicyChange, ServerChange, add_again, bring_back, confirm, disable, enable,
     level::{Programs, may_raise},
     remove, set_drained, set_paused, set_policy, set_server,
 };
@@ -32,6 +33,8 @@ pub enum RecordEdit {
     Disable(ServerName),
     /// Makes a disabled server a member again.
     Enable(ServerName),
+    /// Confirms a revision: no server takes it back any more.
+    Confirmed(RevisionId),
     /// Takes servers out of service, or brings them back (W12).
     Drained(Vec<ServerName>, bool),
 }
@@ -79,6 +82,7 @@ pub fn apply(
         RecordEdit::Remove(name) => remove(held, name, by),
         RecordEdit::Disable(name) => disable(held, name, by),
         RecordEdit::Enable(name) => enable(held, name, by),
+        RecordEdit::Confirmed(revision) => Ok(confirm(held, *revision, by)),
         RecordEdit::Drained(servers, drained) => Ok(set_drained(held, servers, *drained, by)),
     }
 }

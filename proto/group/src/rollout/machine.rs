@@ -12,7 +12,7 @@ use bellwether_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Member, Standing, Standings, goes_to_all, is_good, wave, waves};
+use super::{Hold, Member, Now, Release, Standing, Standings, is_good, is_urgent, member::Staging, wave, waves};
 
 /// The most failed members whose reasons a stop names, and the most characters of each.
 const NAMED: (usize, usize) = (3, 300);
@@ -26,6 +26,12 @@ pub struct Kept {
     pub revision: Option<Number>,
     /// The newest revision before it that went to all members.
     pub good: Option<Number>,
+    /// Whether the members that validate have staged it: some member may have switched to it.
+    #[serde(default)]
+    pub staged: bool,
+    /// Of these members, those that can validate only after their switch. They are waves of one member each, before the others.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub first: BTreeSet<ServerName>,
     /// The number of waves that are over.
     pub passed: usize,
     /// Whether all waves are over.
@@ -46,6 +52,9 @@ pub struct Stop {
     pub reason: String,
     /// Whether a person stopped it: then nothing is taken back.
     pub by_person: bool,
+    /// Whether nobody confirmed it in time: then the content from before is published in any case.
+    #[serde(default)]
+    pub unconfirmed: bool,
 }
 
 impl State for Kept {
@@ -71,7 +80,11 @@ pub enum Released {
 pub struct Plan {
     /// The revision that the plan is for.
     pub revision: Option<RevisionId>,
-    /// The members that may take it now; without waves, nobody asks.
+    /// Whether members take a revision only when it is released to them: there are waves, or some members validate revisions.
+    pub gated: bool,
+    /// Whether the members that validate may stage it now.
+    pub staging: bool,
+    /// The members that may take it now; if it is not `gated`, nobody asks.
     pub released: Released,
     /// For people; none: there are no waves.
     pub status: Option<RolloutStatus>,
@@ -82,20 +95,30 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The revision that the waves let that member take; none: none.
-    pub fn released_to(&self, server: &ServerName) -> Option<RevisionId> {
+    /// What that member may do.
+    pub fn release(&self, server: &ServerName) -> Release {
         let released = match &self.released {
             Released::All => true,
             Released::Only(servers) => servers.contains(server),
             Released::Nobody => false,
         };
-        self.revision.filter(|_| released)
+        let (staged, taken) = (self.revision.filter(|_| self.staging), self.revision.filter(|_| released));
+        Release { gated: self.gated, staged, taken }
     }
 
-    /// The reason why nothing but a person publishes, if `head` is the head.
-    pub fn stopped(&self, head: RevisionId) -> Option<&RolloutStatus> {
+    /// The state of the rollout of `head`, if the next revision takes its place: it is stopped, or not confirmed.
+    pub fn replaceable(&self, head: RevisionId) -> Option<&RolloutStatus> {
         let of_head = self.status.as_ref().filter(|_| self.revision == Some(head));
-        of_head.filter(|status| status.state == RolloutState::Stopped)
+        of_head.filter(|status| status.state == RolloutState::Stopped || status.confirm_until_ms.is_some())
+    }
+
+    /// What holds publishing back, if `head` is the head.
+    pub fn holds(&self, head: RevisionId) -> Option<Hold> {
+        let status = self.replaceable(head).filter(|status| !status.untouched)?;
+        Some(match status.state {
+            RolloutState::Stopped => Hold::Stopped(status.revision),
+            _ => Hold::Unconfirmed(status.revision),
+        })
     }
 }
 
@@ -116,6 +139,9 @@ pub enum NotDecided {
     /// There are no waves.
     #[error("the group has no policy for waves: every revision goes to all members at once")]
     AtOnce,
+    /// Nobody confirmed it in time.
+    #[error("nobody confirmed revision {0} in time: its content is taken back")]
+    Unconfirmed(Number),
     /// It is over.
     #[error("all waves have revision {0}: there is no rollout to stop or to continue")]
     Over(Number),
@@ -130,6 +156,10 @@ pub struct Rollout {
     good_ms: Option<u64>,
     /// The members that were ever due for this revision.
     due: BTreeSet<ServerName>,
+    /// The time at which this revision became the head.
+    began_ms: u64,
+    /// The members that have missed the time for staging. They are not waited for until they hold the head.
+    slow: BTreeSet<ServerName>,
 }
 
 impl Rollout {
@@ -138,64 +168,143 @@ impl Rollout {
         Self { kept, ..Self::default() }
     }
 
+    /// Whether a manager that is started again finds this state by itself.
+    pub fn is_fresh(&self) -> bool {
+        let Kept { revision, good, .. } = self.kept;
+        self.kept == Kept { revision, good, ..Kept::default() }
+    }
+
     /// The state to keep.
     pub fn kept(&self) -> &Kept {
         &self.kept
     }
 
     /// Takes a report of a member's lane. Returns whether it counts here.
-    pub fn observe(&mut self, server: &ServerName, observation: &Observation) -> bool {
-        self.members.entry(server.clone()).or_default().observe(observation)
+    /// `now_ms` is of the clock of [`Rollout::look`].
+    pub fn observe(&mut self, server: &ServerName, observation: &Observation, now_ms: u64) -> bool {
+        self.members.entry(server.clone()).or_default().observe(observation, now_ms)
     }
 
-    /// Looks at the head under that record. `now_ms` is of any clock that does not go back.
-    pub fn look(&mut self, record: &Record, head: &SignedHeader, now_ms: u64) -> Plan {
-        self.begin(head.number());
-        let Some(policy) = &record.policy.rollout else {
-            (self.kept.done, self.kept.stopped) = (true, None);
-            return Plan::default();
-        };
+    /// Looks at the head under that record.
+    pub fn look(&mut self, record: &Record, head: &SignedHeader, now: Now) -> Plan {
+        let now_ms = now.at_ms;
+        self.begin(head.number(), now_ms);
+        let confirm_ms = record.policy.unconfirmed(head).map(|within_ms| self.confirm_ms(head, within_ms, now));
+        if confirm_ms == Some(0) && self.kept.stopped.as_ref().is_none_or(|stop| !stop.unconfirmed) {
+            let reason = format!("nobody confirmed {} in time", head.number());
+            self.kept.stopped = Some(Stop { reason, by_person: false, unconfirmed: true });
+            self.kept.done = false;
+        }
+        let unconfirmed = self.kept.stopped.as_ref().is_some_and(|stop| stop.unconfirmed);
         let members: BTreeSet<&ServerName> = members(record).collect();
         self.members.retain(|name, _| members.contains(name));
+        let policy = record.policy.rollout.as_ref();
+        if policy.is_none() && confirm_ms.is_none() && !unconfirmed && !self.members.values().any(Member::validates) {
+            (self.kept.done, self.kept.stopped) = (true, None);
+            return Plan::default();
+        }
         let standings = self.standings(&members, head.number());
-        let mut plan = Plan { revision: Some(head.id()), released: Released::All, ..Plan::default() };
-        if goes_to_all(head, &record.policy) {
+        self.slow.retain(|name| standings.get(name).is_some_and(|standing| *standing != Standing::Well));
+        let gated = policy.is_some() || unconfirmed || self.members.values().any(Member::validates);
+        let mut plan = Plan { revision: Some(head.id()), gated, released: Released::All, ..Plan::default() };
+        if is_urgent(head) {
             (self.kept.done, self.kept.stopped) = (true, None);
             plan.status = self.taken_back(head, &standings);
             return plan;
         }
-        let waves = waves(policy, standings.len());
-        let state = self.state(policy, &standings, now_ms);
+        let next_ms = match !gated || self.kept.staged || self.kept.done || self.kept.stopped.is_some() {
+            true => None,
+            false => self.stage(head.number(), (now_ms, record.policy.stage_timeout_ms)),
+        };
+        let state = match next_ms {
+            Some(_) => RolloutState::Staging,
+            None => self.state(policy, &standings, now_ms),
+        };
+        (plan.staging, plan.next_ms) = (next_ms.is_some(), next_ms);
         plan.released = match state {
             RolloutState::Done => Released::All,
             // Members that are due and have not begun with it do not begin any more.
-            RolloutState::Stopped => Released::Nobody,
+            RolloutState::Staging | RolloutState::Stopped => Released::Nobody,
             RolloutState::Running | RolloutState::Soaking | RolloutState::TakenBack => Released::Only(self.due.clone()),
         };
+        if let (RolloutState::Soaking, Some(policy)) = (state, policy) {
+            plan.next_ms = self.good_ms.map(|good| good + policy.soak_ms);
+        }
         let stop = self.kept.stopped.as_ref();
-        plan.next_ms = self.good_ms.filter(|_| state == RolloutState::Soaking).map(|good| good + policy.soak_ms);
-        plan.take_back = stop.filter(|stop| policy.take_back && !stop.by_person).map(|stop| TakeBack {
+        let takes_back = unconfirmed || policy.is_some_and(|policy| policy.take_back);
+        if let Some(left_ms) = confirm_ms.filter(|_| stop.is_none()) {
+            let due_ms = now_ms.saturating_add(left_ms);
+            plan.next_ms = Some(plan.next_ms.map_or(due_ms, |next| next.min(due_ms)));
+        }
+        plan.take_back = stop.filter(|stop| takes_back && !stop.by_person).map(|stop| TakeBack {
             revision: head.number(),
             to: self.kept.good,
             reason: stop.reason.clone(),
         });
-        let mut status = status(head, state, &standings);
-        (status.wave, status.waves) = ((self.kept.passed + 1).min(waves.len()), waves.len());
-        status.reason = stop.map(|stop| stop.reason.clone());
-        status.next = stop.map(|stop| next(stop, policy).to_owned());
-        plan.status = Some(status);
+        // Without waves there is nothing to say once it goes to all.
+        if policy.is_some() || confirm_ms.is_some() || state != RolloutState::Done {
+            let waves = self.kept.first.len() + policy.map_or(1, |policy| waves(policy, standings.len()).len());
+            let mut status = status(head, state, &standings);
+            (status.wave, status.waves) = ((self.kept.passed + 1).min(waves), waves);
+            status.untouched = !self.kept.staged && stop.is_some_and(|stop| !stop.by_person && !stop.unconfirmed);
+            let within_ms = record.policy.unconfirmed(head).filter(|_| stop.is_none());
+            status.confirm_until_ms = within_ms.map(|within_ms| head.header().time_ms.saturating_add(within_ms));
+            status.later = self.kept.first.iter().cloned().collect();
+            status.late.extend(self.slow.iter().filter(|_| state == RolloutState::Staging).cloned());
+            status.late.sort();
+            status.late.dedup();
+            status.reason = stop.map(|stop| stop.reason.clone());
+            status.next = stop.map(|stop| next(stop, takes_back, status.untouched).to_owned());
+            plan.status = Some(status);
+        }
         plan
     }
 
     /// Begins with another head.
-    fn begin(&mut self, head: Number) {
+    fn begin(&mut self, head: Number, now_ms: u64) {
         if self.kept.revision == Some(head) {
             return;
         }
         let good = if self.kept.done { self.kept.revision } else { self.kept.good };
         self.kept = Kept { revision: Some(head), good, ..Kept::default() };
         self.due.clear();
-        self.good_ms = None;
+        (self.good_ms, self.began_ms) = (None, now_ms);
+    }
+
+    /// The time that is left to confirm the head, in milliseconds. It began with the publish.
+    fn confirm_ms(&self, head: &SignedHeader, within_ms: u64, now: Now) -> u64 {
+        let by_wall = head.header().time_ms.saturating_add(within_ms).saturating_sub(now.wall_ms);
+        let here = self.began_ms.saturating_add(within_ms).saturating_sub(now.at_ms);
+        by_wall.min(here)
+    }
+
+    /// The members that validate stage the head. Returns the time of the next look while some are waited for. A refusal stops the
+    /// rollout.
+    fn stage(&mut self, head: Number, (now_ms, timeout_ms): (u64, u64)) -> Option<u64> {
+        let (mut next_ms, mut first) = (None, BTreeSet::new());
+        for (name, member) in self.members.iter().filter(|(_, member)| member.validates()) {
+            match member.staging(head) {
+                Staging::Failed(why) if !self.kept.forgiven.contains(name) => {
+                    let reason = format!("{name} refuses it: {}", said(&why));
+                    self.kept.stopped = Some(Stop { reason, by_person: false, unconfirmed: false });
+                    return None;
+                }
+                Staging::OnTheWay(arriving_ms) if !self.slow.contains(name) => {
+                    let until_ms = arriving_ms.max(self.began_ms).saturating_add(timeout_ms);
+                    if now_ms < until_ms {
+                        next_ms = Some(next_ms.map_or(until_ms, |next: u64| next.min(until_ms)));
+                    } else {
+                        self.slow.insert(name.clone());
+                    }
+                }
+                Staging::Ready { later: true } => _ = first.insert(name.clone()),
+                Staging::Failed(_) | Staging::OnTheWay(_) | Staging::Ready { later: false } | Staging::Late => {}
+            }
+        }
+        if next_ms.is_none() {
+            (self.kept.staged, self.kept.first) = (true, first);
+        }
+        next_ms
     }
 
     fn standings(&mut self, members: &BTreeSet<&ServerName>, head: Number) -> Standings {
@@ -215,36 +324,46 @@ impl Rollout {
         standings
     }
 
-    fn state(&mut self, policy: &RolloutPolicy, standings: &Standings, now_ms: u64) -> RolloutState {
-        if standings.values().all(|standing| *standing == Standing::Well) {
+    fn state(&mut self, policy: Option<&RolloutPolicy>, standings: &Standings, now_ms: u64) -> RolloutState {
+        let unconfirmed = self.kept.stopped.as_ref().is_some_and(|stop| stop.unconfirmed);
+        if !unconfirmed && standings.values().all(|standing| *standing == Standing::Well) {
             (self.kept.done, self.kept.stopped) = (true, None);
         }
         if self.kept.done {
             return RolloutState::Done;
         }
+        let at_once = RolloutPolicy::default();
+        let rule = policy.unwrap_or(&at_once);
         if self.kept.stopped.is_none() {
-            self.kept.stopped = self.too_many(policy);
+            self.kept.stopped = self.too_many(rule);
         }
         if self.kept.stopped.is_some() {
             return RolloutState::Stopped;
         }
-        let waves = waves(policy, standings.len());
-        for (number, places) in waves.iter().enumerate() {
-            let members = wave(standings, number, places);
+        let alone = self.kept.first.iter().map(|name| (None, vec![name.clone()]));
+        let later = waves(rule, standings.len()).into_iter().enumerate();
+        let later = later.map(|(number, places)| (Some(number), wave(standings, number, &places)));
+        let waves: Vec<(Option<usize>, Vec<ServerName>)> = alone.chain(later).collect();
+        for (at, (number, members)) in waves.iter().enumerate() {
+            // Without waves, what comes of a revision that goes to all holds up nothing.
+            if policy.is_none() && number.is_some() {
+                break;
+            }
             self.due.extend(members.iter().cloned());
-            if number < self.kept.passed {
+            if at < self.kept.passed {
                 continue;
             }
-            if !is_good(standings, number, &members) {
+            // A member that validates late has staged it, and need not answer any more.
+            if !is_good(standings, number.unwrap_or(1), members) {
                 self.good_ms = None;
                 return RolloutState::Running;
             }
             let good_ms = *self.good_ms.get_or_insert(now_ms);
             // Nothing comes after the last wave.
-            if number + 1 < waves.len() && now_ms < good_ms.saturating_add(policy.soak_ms) {
+            if at + 1 < waves.len() && now_ms < good_ms.saturating_add(rule.soak_ms) {
                 return RolloutState::Soaking;
             }
-            (self.kept.passed, self.good_ms) = (number + 1, None);
+            (self.kept.passed, self.good_ms) = (at + 1, None);
         }
         self.kept.done = true;
         RolloutState::Done
@@ -256,15 +375,16 @@ impl Rollout {
         if failed.len() < policy.stop_at as usize {
             return None;
         }
-        let said = |(name, why): &(&ServerName, &String)| {
-            let why = why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(NAMED.1).collect::<String>();
-            format!("{name}: {why}")
-        };
-        let named: Vec<String> = failed.iter().take(NAMED.0).map(said).collect();
+        let named: Vec<String> =
+            failed.iter().take(NAMED.0).map(|(name, why)| format!("{name}: {}", said(why))).collect();
         let more = failed.len().saturating_sub(NAMED.0);
         let more = if more == 0 { String::new() } else { format!("; and {more} more") };
         let failures = if failed.len() == 1 { "1 member".to_owned() } else { format!("{} members", failed.len()) };
-        Some(Stop { reason: format!("{failures} failed: {}{more}", named.join("; ")), by_person: false })
+        Some(Stop {
+            reason: format!("{failures} failed: {}{more}", named.join("; ")),
+            by_person: false,
+            unconfirmed: false,
+        })
     }
 
     /// The state while the head is a revision that was published because a rollout had stopped.
@@ -283,7 +403,7 @@ impl Rollout {
         self.is_under_way(record)?;
         let reason = format!("{by} stopped it");
         let stops = self.kept.stopped.is_none();
-        self.kept.stopped.get_or_insert(Stop { reason, by_person: true });
+        self.kept.stopped.get_or_insert(Stop { reason, by_person: true, unconfirmed: false });
         Ok(stops)
     }
 
@@ -302,9 +422,12 @@ impl Rollout {
 
     fn is_under_way(&self, record: &Record) -> Result<(), NotDecided> {
         match (&record.policy.rollout, self.kept.revision) {
+            (_, Some(revision)) if self.kept.stopped.as_ref().is_some_and(|stop| stop.unconfirmed) => {
+                Err(NotDecided::Unconfirmed(revision))
+            }
+            (_, Some(_)) if !self.kept.done => Ok(()),
             (None, _) | (_, None) => Err(NotDecided::AtOnce),
-            (Some(_), Some(revision)) if self.kept.done => Err(NotDecided::Over(revision)),
-            (Some(_), Some(_)) => Ok(()),
+            (Some(_), Some(revision)) => Err(NotDecided::Over(revision)),
         }
     }
 }
@@ -324,6 +447,9 @@ fn status(head: &SignedHeader, state: RolloutState, standings: &Standings) -> Ro
         waves: 0,
         members: standings.len(),
         holding: those(|standing| *standing == Standing::Well).count(),
+        later: Vec::new(),
+        untouched: false,
+        confirm_until_ms: None,
         late: those(|standing| *standing == Standing::Late).cloned().collect(),
         failed: those(|standing| matches!(standing, Standing::Failed(_))).cloned().collect(),
         until_ms: None,
@@ -333,10 +459,19 @@ fn status(head: &SignedHeader, state: RolloutState, standings: &Standings) -> Ro
     }
 }
 
-/// The next command after a stop.
-fn next(stop: &Stop, policy: &RolloutPolicy) -> &'static str {
-    match (stop.by_person, policy.take_back) {
+/// A reason in a line, of limited length.
+fn said(why: &str) -> String {
+    why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(NAMED.1).collect()
+}
+
+/// The next step after a stop.
+fn next(stop: &Stop, takes_back: bool, untouched: bool) -> &'static str {
+    match (stop.by_person, takes_back) {
         (false, true) => "the manager publishes the content from before",
+        (false, false) if untouched => {
+            "no server was changed; correct the files at the manager, or: bellwether rollback (all the same: bellwether rollout \
+             continue)"
+        }
         (true, _) | (false, false) => "bellwether rollout continue, or: bellwether rollback",
     }
 }

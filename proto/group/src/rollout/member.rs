@@ -4,6 +4,22 @@ use bellwether_proto::{revision::Number, status::Observation};
 
 use super::Standing;
 
+/// Where a member stands with the validation of the head, which comes before any switch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Staging {
+    /// It has staged the head and does not refuse it, or holds it. `later`: its commands can validate only after the switch.
+    Ready {
+        /// See above.
+        later: bool,
+    },
+    /// It refused the head; the reason.
+    Failed(String),
+    /// It stages the head. Its pack was last heard to arrive at this time.
+    OnTheWay(u64),
+    /// It is not waited for.
+    Late,
+}
+
 /// One member, as its lane last reported it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Member {
@@ -18,21 +34,35 @@ pub struct Member {
     away: bool,
     /// Its error, with the revision that it was taking or held then.
     fault: Option<(Option<Number>, String)>,
+    /// One of its sets has a command that validates.
+    validates: bool,
+    /// The revision that it has staged, and whether its commands can validate only after the switch.
+    staged: Option<(Number, bool)>,
+    /// The time at which its pack was last heard to arrive.
+    arriving_ms: u64,
     /// The last revision that it refused; without a reason, an obstacle there may pass.
     refused: Option<(Number, Option<String>)>,
 }
 
 impl Member {
     /// Takes a report of its lane. Returns whether it counts here.
-    pub fn observe(&mut self, observation: &Observation) -> bool {
+    pub fn observe(&mut self, observation: &Observation, now_ms: u64) -> bool {
         use Observation as O;
         match observation {
+            O::Reached { .. } | O::Lost(_) | O::Left | O::Started { .. } | O::Done { .. } | O::Refused { .. } => {
+                self.staged = None;
+            }
+            _ => {}
+        }
+        match observation {
             O::Reached { at, fault, .. } => {
-                (self.at, self.to, self.lost) = (*at, None, false);
+                (self.at, self.to, self.lost, self.validates) = (*at, None, false, false);
                 self.fault = fault.as_ref().map(|why| (*at, why.clone()));
             }
             O::Lost(_) | O::Left => (self.lost, self.to) = (true, None),
-            O::Started { to, .. } => self.to = Some(*to),
+            O::Validates => self.validates = true,
+            O::Started { to, .. } => (self.to, self.arriving_ms) = (Some(*to), now_ms),
+            O::Staged { revision, later } => (self.to, self.staged) = (None, Some((*revision, *later))),
             O::Done { revision, .. } => {
                 (self.at, self.to, self.fault) = (Some(*revision), None, None);
                 self.refused.take_if(|(refused, _)| *refused <= *revision);
@@ -44,8 +74,13 @@ impl Member {
             O::Failed(why) => self.fault = Some((self.to.take().or(self.at), why.clone())),
             O::Drift { held, .. } => self.held = *held,
             O::Away(why) => self.away = why.is_some(),
-            O::Progress(_)
-            | O::Verified(_)
+            O::Progress(progress) => {
+                if progress.phase == "receiving" {
+                    self.arriving_ms = now_ms;
+                }
+                return false;
+            }
+            O::Verified(_)
             | O::Record(_)
             | O::Knocked(_)
             | O::Balancers(_)
@@ -54,6 +89,26 @@ impl Member {
             | O::Alive => return false,
         }
         true
+    }
+
+    /// Whether one of its sets has a command that validates.
+    pub(super) fn validates(&self) -> bool {
+        self.validates
+    }
+
+    /// Where it stands with the validation of the revision `head`.
+    pub(super) fn staging(&self, head: Number) -> Staging {
+        match self.standing(head) {
+            Standing::Well => Staging::Ready { later: false },
+            Standing::Failed(why) => Staging::Failed(why),
+            Standing::Late => Staging::Late,
+            // Its first revision holds up nobody.
+            Standing::OnTheWay if self.at.is_none() => Staging::Late,
+            Standing::OnTheWay => match self.staged {
+                Some((staged, later)) if staged == head => Staging::Ready { later },
+                Some(_) | None => Staging::OnTheWay(self.arriving_ms),
+            },
+        }
     }
 
     /// Where it stands with the revision `head`.
@@ -106,7 +161,7 @@ mod tests {
 
     fn after(observations: &[Observation]) -> Standing {
         let mut member = Member::default();
-        observations.iter().for_each(|observation| _ = member.observe(observation));
+        observations.iter().for_each(|observation| _ = member.observe(observation, 0));
         member.standing(number("1.5"))
     }
 

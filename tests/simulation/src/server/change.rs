@@ -6,7 +6,7 @@ use bellwether_manager::begin::epoch;
 use bellwether_member::follower::{Follower, Input, Look};
 use bellwether_proto::{
     hash::Hash,
-    revision::{Header, Number, RevisionId, SignedHeader},
+    revision::{Header, Number, REPLACES, RevisionId, SignedHeader},
 };
 
 use super::Server;
@@ -19,7 +19,7 @@ use crate::{
 impl Server {
     /// A client's change. Other servers than the manager refuse it (W11), and the manager does while it hands the role over.
     pub(super) async fn put(&mut self, change: Change) {
-        if self.leads() && !self.rival && self.handing.is_none() && !self.is_stopped() {
+        if self.leads() && !self.rival && self.handing.is_none() && !self.is_held() {
             self.edit_here(change).await;
             self.publish().await;
             if self.drive.read(|disk| disk.sets.edits.is_empty()) {
@@ -46,7 +46,7 @@ impl Server {
     /// Makes a revision of the manager's edits. The revision is in the history before any server hears of it.
     pub(super) async fn publish(&mut self) {
         let edits = self.drive.read(|disk| disk.sets.edits);
-        if !self.leads() || self.rival || self.handing.is_some() || edits.is_empty() || self.is_stopped() {
+        if !self.leads() || self.rival || self.handing.is_some() || edits.is_empty() || self.is_held() {
             return;
         }
         self.commit(edits).await;
@@ -110,7 +110,9 @@ impl Server {
     ) -> SignedHeader {
         let content = self.world.borrow().content(Some(head.id())).and(changes);
         let message = format!("{changes:?}");
-        self.signed(record, head, content, (message, BTreeMap::new()))
+        let replaced = self.plan.replaceable(head.id()).map(|status| status.revision);
+        let labels = replaced.map(|replaced| (REPLACES.to_owned(), replaced.to_string())).into_iter().collect();
+        self.signed(record, head, content, (message, labels))
     }
 
     /// A revision after `head` with that content, message and labels.

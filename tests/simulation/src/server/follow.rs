@@ -4,7 +4,10 @@
 use std::{collections::VecDeque, time::Duration};
 
 use bellwether_member::{
-    follower::{Arrived, Edits, Facts, Follower, Input, Look, Output, Proven, Switched, Trouble, Validation, holds},
+    follower::{
+        Arrived, Complaint, Edits, Facts, Follower, Input, Look, Output, Proven, Switched, Trouble, Validated,
+        Validation, holds,
+    },
     greeting::{self, Here},
     incoming::Heard,
 };
@@ -21,9 +24,10 @@ use bellwether_proto::{
 use super::{Purpose, Server};
 use crate::{
     changes::{Change, Changes, MOST},
-    disk::Disk,
+    disk::{Disk, Drive},
     net::Number,
     packet::{Body, Refused},
+    world::World,
 };
 
 /// The disk's state of a revision under way.
@@ -192,6 +196,7 @@ impl Server {
             at: at.as_ref(),
             fault: fault.as_ref(),
             proven: Proven::Yes,
+            kept: &|revision| leads(&self.world, &self.drive, at.as_ref()?.id(), revision),
         };
         self.follower.handle(&facts, input)
     }
@@ -211,7 +216,7 @@ impl Server {
                 self.drive.save("that it is kept out", |disk| (disk.at, disk.fault) = (None, Some(reason))).await;
             }
             Output::Drop => self.transfer = None,
-            Output::Receive { offer, header, forked } => {
+            Output::Receive { offer, header, forked, plan: _ } => {
                 let v1::Offer { base, from: at, to, size, .. } = offer;
                 let forked = forked.is_some();
                 self.transfer = Some(Transfer { header, pack: Pack::Arriving, base, forked, at, to, size });
@@ -224,7 +229,24 @@ impl Server {
                 self.transfer.iter_mut().for_each(|transfer| transfer.pack = Pack::Filling(missing));
             }
             Output::Supply(supply) => return Some(Input::Supplied(Ok(self.supplied(&supply)))),
-            Output::Stage => return Some(Input::Staged(Ok(Validation::Nothing))),
+            Output::Keep { stage } => return Some(Input::Kept(self.keep_ahead(stage).await)),
+            Output::Shelve => {
+                if matches!(self.transfer, Some(Transfer { pack: Pack::Arriving, .. })) {
+                    let _ = self.keep_ahead(true).await;
+                }
+            }
+            Output::Stage { keep } => {
+                if keep && matches!(self.transfer, Some(Transfer { pack: Pack::Arriving, .. })) {
+                    if let Err(trouble) = self.keep_ahead(true).await {
+                        return Some(Input::Staged(Err(trouble)));
+                    }
+                    self.world.borrow_mut().met.staged += 1;
+                }
+                let validates = self.world.borrow().validates(self.machine);
+                let validation = if validates { Validation::Before } else { Validation::Nothing };
+                return Some(Input::Staged(Ok(validation)));
+            }
+            Output::Validate => return Some(Input::Validated(self.validate())),
             Output::Switch(_) => return Some(Input::Switched(self.switch().await)),
             // An interrupted switch was taken back at the start.
             Output::Finish => return Some(Input::Finished(Ok(()))),
@@ -241,8 +263,8 @@ impl Server {
                 self.put_edits_away().await;
                 return Some(Input::PutBack { kept: Vec::new(), edits: self.edits(), owed: false });
             }
-            // No commands are modelled.
-            Output::Validate | Output::Prove | Output::Proved | Output::Return(_) => {}
+            // No commands after the switch are modelled.
+            Output::Prove | Output::Proved | Output::Return(_) => {}
             Output::LookForObstacle => {
                 return Some(Input::Obstacle(Some(self.world.borrow().full.contains(&self.machine))));
             }
@@ -250,7 +272,12 @@ impl Server {
         None
     }
 
-    fn tell_manager(&self, message: up::Message) {
+    fn tell_manager(&self, mut message: up::Message) {
+        match &mut message {
+            up::Message::Report(report) => report.ahead = self.ahead(),
+            up::Message::Staged(staged) => staged.ahead = self.ahead(),
+            _ => {}
+        }
         self.world.borrow_mut().met.said(&message);
         if let Some(number) = self.follower.session() {
             self.up_to(number, message);
@@ -305,6 +332,50 @@ impl Server {
             supply.frames.iter().for_each(|change| *missing = missing.without(Changes::one(*change)));
         }
         supply.frames.iter().map(|change| chunk(*change).hash).collect()
+    }
+
+    /// The newest revision in the history that follows the one held.
+    pub(super) fn ahead(&self) -> bytes::Bytes {
+        let Some(at) = self.drive.read(|disk| disk.at.clone()) else { return bytes::Bytes::new() };
+        let history: Vec<RevisionId> = self.drive.read(|disk| disk.history.iter().copied().collect());
+        let after =
+            history.into_iter().filter(|id| *id != at.id() && leads(&self.world, &self.drive, at.id(), *id).is_some());
+        let number = |id: &RevisionId| self.world.borrow().header(*id).map(|header| header.number());
+        after.max_by_key(number).map(|id| id.0.into()).unwrap_or_default()
+    }
+
+    /// The pack that has arrived goes into the history; with `stage` its revision is staged.
+    async fn keep_ahead(&mut self, stage: bool) -> Result<Vec<Chunk>, Trouble> {
+        let Some(Transfer { header, base, .. }) = &self.transfer else { return Ok(Vec::new()) };
+        let (header, base) = (header.clone(), *base);
+        if self.world.borrow().full.contains(&self.machine) {
+            let (reason, cause) = ("the disk is full".to_owned(), Some(Cause::Space));
+            return Err(Trouble { reason, cause, look: None, output: String::new() });
+        }
+        self.world.borrow_mut().obeys(self.machine, &header);
+        self.world.borrow_mut().met.kept_ahead += u64::from(!base);
+        let id = header.id();
+        let keep = move |disk: &mut Disk| {
+            disk.history.insert(id);
+            disk.bases.extend(base.then_some(id));
+        };
+        self.drive.save(&format!("pack {} ahead", header.number()), keep).await;
+        match (stage, &mut self.transfer) {
+            (true, Some(transfer)) => transfer.pack = Pack::Here,
+            _ => self.transfer = None,
+        }
+        Ok(Vec::new())
+    }
+
+    /// The command that validates what is staged.
+    fn validate(&mut self) -> Validated {
+        let header = self.transfer.as_ref().map(|transfer| transfer.header.clone());
+        let mut world = self.world.borrow_mut();
+        if !header.is_some_and(|header| world.refuses(self.machine, &header)) {
+            return Validated::Good;
+        }
+        world.met.revisions_refused += 1;
+        Validated::Bad(Complaint { reason: "the check of its set fails".into(), output: String::new() })
     }
 
     /// Saves the pack, the replaced content, the sets, and then the position, which is the commit point.
@@ -376,6 +447,17 @@ impl Server {
         self.drive.save(&format!("kept copy {edits:?}"), |disk| disk.kept = disk.kept.and(edits)).await;
         self.drive.save("sets without edits", |disk| disk.sets.edits = Changes::default()).await;
     }
+}
+
+/// The header of that revision, if the history on the disk has all packs from `at` to it.
+fn leads(world: &World, drive: &Drive, at: RevisionId, revision: RevisionId) -> Option<SignedHeader> {
+    let world = world.borrow();
+    let mut step = revision;
+    while step != at {
+        let has = drive.read(|disk| disk.history.contains(&step));
+        step = world.header(step).filter(|_| has)?.header().parent?;
+    }
+    world.header(revision)
 }
 
 /// The chunk of a change.

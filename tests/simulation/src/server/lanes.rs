@@ -254,7 +254,8 @@ impl Server {
             && let Some(lane) = self.lanes.get_mut(name)
         {
             lane.way = Way::Away { memory: lane.ended(), retry_ms };
-            self.rollout.observe(name, &Observation::Lost("the connection has ended".to_owned()));
+            let now = self.now();
+            self.rollout.observe(name, &Observation::Lost("the connection has ended".to_owned()), now);
         }
     }
 
@@ -297,7 +298,7 @@ impl Server {
     }
 
     fn order(&self, name: &ServerName) -> Order {
-        Order { later: self.holds(name), released: self.released_to(name) }
+        Order { later: self.holds(name), release: self.release(name) }
     }
 
     fn clock(&self) -> Now {
@@ -406,7 +407,7 @@ impl Server {
 
     /// What the monitor would show.
     fn sees(&mut self, name: &ServerName, observation: Observation) {
-        self.rollout.observe(name, &observation);
+        self.rollout.observe(name, &observation, self.now());
         match observation {
             Observation::Drift { entries, held, .. } => {
                 let lane = self.lanes.get_mut(name).expect("it talks");

@@ -1,9 +1,9 @@
 //! The rollout of the head in waves: the program's own machine, a model disk for its state, and the way back.
 
-use bellwether_group::rollout::TakeBack;
+use bellwether_group::rollout::{Now, Release, TakeBack};
 use bellwether_proto::{
     name::ServerName,
-    revision::{RevisionId, SignedHeader, TAKEN_BACK},
+    revision::{SignedHeader, TAKEN_BACK},
     status::RolloutState,
 };
 
@@ -11,34 +11,35 @@ use super::Server;
 use crate::world::Notice;
 
 impl Server {
-    /// The revision that the waves let that member take.
-    pub(super) fn released_to(&self, name: &ServerName) -> Option<RevisionId> {
-        if self.rules.waves { self.plan.released_to(name) } else { self.head().map(|head| head.id()) }
+    /// What the rollout lets that member do.
+    pub(super) fn release(&self, name: &ServerName) -> Release {
+        let taken = || self.head().map(|head| head.id());
+        if self.rules.waves { self.plan.release(name) } else { Release { gated: true, staged: None, taken: taken() } }
     }
 
-    /// Whether the rollout of the head is stopped: nothing is published without a person.
-    pub(super) fn is_stopped(&self) -> bool {
-        self.head().is_some_and(|head| self.plan.stopped(head.id()).is_some())
+    /// Whether nothing is published without a person.
+    pub(super) fn is_held(&self) -> bool {
+        self.head().is_some_and(|head| self.plan.holds(head.id()).is_some())
     }
 
     /// Looks at the rollout, saves its state, and tells the lanes.
     pub(super) async fn look_at_rollout(&mut self) {
         let (Some(record), Some(head)) = (self.record(), self.head()) else { return };
         let before = self.rollout.kept().clone();
-        let plan = self.rollout.look(record.record(), &head, self.now());
+        let plan = self.rollout.look(record.record(), &head, Now { at_ms: self.now(), wall_ms: self.now() });
         let kept = self.rollout.kept().clone();
         if kept.revision == before.revision {
             let mut world = self.world.borrow_mut();
             world.met.waves_passed += kept.passed.saturating_sub(before.passed) as u64;
             world.met.rollouts_stopped += u64::from(before.stopped.is_none() && kept.stopped.is_some());
         }
-        if record.record().policy.rollout.is_some() && self.drive.read(|disk| disk.rollout != kept) {
+        if plan.gated && !self.rollout.is_fresh() && self.drive.read(|disk| disk.rollout != kept) {
             self.drive.save("the rollout", |disk| disk.rollout = kept).await;
         }
         let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
         {
             let mut world = self.world.borrow_mut();
-            let due = names.iter().filter_map(|name| Some((plan.released_to(name)?, name.clone())));
+            let due = names.iter().filter_map(|name| Some((plan.release(name).taken?, name.clone())));
             world.may_hold.extend(due);
             if plan.status.as_ref().is_some_and(|status| status.state == RolloutState::Stopped) {
                 world.notice(self.machine, Notice::Stopped);
@@ -48,8 +49,8 @@ impl Server {
         self.plan = plan;
         if changed {
             for name in names {
-                let released = self.released_to(&name);
-                self.put_in(&name, bellwether_manager::lane::Input::Released(released));
+                let release = self.release(&name);
+                self.put_in(&name, bellwether_manager::lane::Input::Released(release));
             }
         }
         if let Some(back) = back {

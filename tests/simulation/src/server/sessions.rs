@@ -110,7 +110,8 @@ impl Server {
         self.followed = Some(Followed { number, leader, incoming: Incoming::new(from) });
         let seen = self.heard_of().iter().rev().take(limits::SEEN).rev().map(SignedHeader::to_wire).collect();
         let (incarnation, ticket) = (self.start, shown.map(|shown| shown.to_wire()));
-        let begun = Box::new(v1::UpHello { incarnation, ticket, seen, ..Default::default() });
+        let (validates, ahead) = (self.world.borrow().validates(self.machine), self.ahead());
+        let begun = Box::new(v1::UpHello { incarnation, ticket, seen, validates, ahead, ..Default::default() });
         self.happens(Input::Compared(self.edits())).await;
         self.happens(Input::Opened { session: number, key: from, hello: begun }).await;
         if let Some(head) = hello.head {

@@ -2,7 +2,7 @@ use bellwether_proto::{
     key::KeyPair,
     level::Program,
     record::{Batch, Level, Policy, Server, Version},
-    revision::{Epoch, GroupId, Header},
+    revision::{CONFIRM_WITHIN, Epoch, GroupId, Header},
 };
 use bellwether_random::headers::header;
 
@@ -62,7 +62,7 @@ impl Farm {
     }
 
     fn sees(&mut self, server: &str, observation: Observation) {
-        self.rollout.observe(&name(server), &observation);
+        self.rollout.observe(&name(server), &observation, self.now_ms);
     }
 
     fn done(&mut self, server: &str, revision: u64) {
@@ -79,8 +79,13 @@ impl Farm {
         self.sees(server, Observation::Lost("gone".into()));
     }
 
+    fn now(&self) -> Now {
+        Now { at_ms: self.now_ms, wall_ms: 1_000_000 + self.now_ms }
+    }
+
     fn look(&mut self, revision: u64) -> Plan {
-        self.rollout.look(&self.record, &signed(header(1, revision)), self.now_ms)
+        let now = self.now();
+        self.rollout.look(&self.record, &signed(header(1, revision)), now)
     }
 
     /// The state, the wave and the due members.
@@ -148,11 +153,11 @@ fn a_failure_stops_it_and_the_content_from_before_comes_back_to_all() {
     assert_eq!(plan.released, Released::Nobody, "it goes to no further member");
     let back = plan.take_back.clone().expect("it is taken back");
     assert_eq!((back.revision, back.to), (header(1, 2).number, Some(header(1, 1).number)));
-    assert!(plan.stopped(signed(header(1, 3)).id()).is_none() && plan.stopped(plan.revision.unwrap()).is_some());
+    assert!(plan.replaceable(signed(header(1, 3)).id()).is_none() && plan.holds(plan.revision.unwrap()).is_some());
 
     let labels = [(TAKEN_BACK.to_owned(), "1.2".to_owned())].into();
     let taken_back = signed(Header { labels, message: "taken back: 1.2: check".into(), ..header(1, 3) });
-    let plan = farm.rollout.look(&farm.record, &taken_back, 0);
+    let plan = farm.rollout.look(&farm.record, &taken_back, Now { at_ms: 0, wall_ms: 0 });
     let status = plan.status.expect("shown");
     assert_eq!((plan.released, status.state), (Released::All, RolloutState::TakenBack));
     assert_eq!(status.taken_back, Some(header(1, 2).number));
@@ -262,4 +267,161 @@ fn a_new_manager_finds_out_what_the_members_hold() {
     farm.reached("a", 2);
     farm.reached("c", 2);
     assert_eq!(farm.shows(2), shown(Running, 2, "abc"));
+}
+
+const TIMEOUT: u64 = 5_000;
+
+/// The members of these letters validate.
+fn validating(policy: Option<RolloutPolicy>, members: &str) -> Farm {
+    let mut farm = Farm::new(policy);
+    members.chars().for_each(|name| farm.sees(&name.to_string(), Observation::Validates));
+    farm.look(1);
+    members.chars().for_each(|name| farm.done(&name.to_string(), 1));
+    farm.look(1);
+    farm
+}
+
+impl Farm {
+    fn staged(&mut self, server: &str, revision: u64, later: bool) {
+        let revision = header(1, revision).number;
+        self.sees(server, Observation::Staged { revision, later });
+    }
+
+    fn release(&mut self, server: &str, revision: u64) -> (bool, bool) {
+        let Release { gated, staged, taken } = self.look(revision).release(&name(server));
+        assert!(gated);
+        (staged.is_some(), taken.is_some())
+    }
+}
+
+#[test]
+fn no_member_switches_before_all_that_validate_have_staged_it() {
+    let mut farm = validating(None, "ab");
+    assert_eq!(farm.shows(2), shown(RolloutState::Staging, 1, ""));
+    assert_eq!((farm.release("a", 2), farm.release("c", 2)), ((true, false), (true, false)));
+    farm.staged("a", 2, false);
+    assert_eq!(farm.release("a", 2), (true, false));
+    farm.staged("b", 2, false);
+    let plan = farm.look(2);
+    assert_eq!((plan.released, plan.status), (Released::All, None), "without waves there is no more to say");
+    farm.refuses("a", 2);
+    assert!(farm.look(2).status.is_none(), "what comes of it later holds up nobody");
+}
+
+#[test]
+fn a_refusal_before_any_switch_stops_it_and_the_next_revision_takes_its_place() {
+    for (policy, back) in [(None, false), (Some(policy()), true)] {
+        let mut farm = validating(policy, "ab");
+        farm.look(2);
+        farm.staged("b", 2, false);
+        farm.refuses("a", 2);
+        let plan = farm.look(2);
+        let status = plan.status.clone().expect("it is stopped");
+        assert_eq!((status.state, status.untouched, plan.take_back.is_some()), (Stopped, true, back));
+        assert_eq!(status.reason.as_deref(), Some("a refuses it: check"));
+        assert_eq!(farm.release("b", 2), (false, false));
+        assert_eq!(farm.shows(3), shown(RolloutState::Staging, 1, ""));
+        farm.look(2);
+    }
+    let mut farm = validating(None, "ab");
+    farm.look(2);
+    farm.refuses("a", 2);
+    farm.look(2);
+    assert_eq!(farm.rollout.go_on(&farm.record.clone()), Ok(true));
+    assert_eq!(farm.shows(2), shown(RolloutState::Staging, 1, ""), "b has not staged it");
+    farm.staged("b", 2, false);
+    assert_eq!(farm.look(2).released, Released::All);
+}
+
+#[test]
+fn a_member_that_stages_too_slowly_is_late_and_not_waited_for_until_it_has_caught_up() {
+    let mut farm = validating(None, "ab");
+    farm.look(2);
+    farm.staged("a", 2, false);
+    farm.now_ms += TIMEOUT - 1;
+    farm.sees("b", Observation::Progress(bellwether_proto::status::Progress::phase("receiving")));
+    farm.now_ms += 1;
+    assert_eq!(farm.shows(2), shown(RolloutState::Staging, 1, ""), "its pack still arrives");
+    assert_eq!(farm.look(2).next_ms, Some(2 * TIMEOUT - 1));
+    farm.now_ms += TIMEOUT;
+    assert_eq!(farm.look(2).released, Released::All);
+    farm.done("a", 2);
+    farm.look(3);
+    farm.staged("a", 3, false);
+    assert_eq!(farm.look(3).released, Released::All, "b is not waited for again");
+    farm.done("b", 3);
+    farm.look(3);
+    farm.look(4);
+    farm.staged("a", 4, false);
+    assert_eq!(farm.shows(4), shown(RolloutState::Staging, 1, ""), "b has caught up");
+    farm.lost("b");
+    assert_eq!(farm.look(4).released, Released::All, "a member that does not answer is late at once");
+}
+
+#[test]
+fn members_that_validate_only_after_the_switch_go_first_and_one_at_a_time() {
+    let mut farm = validating(None, "abc");
+    farm.look(2);
+    [("a", false), ("b", true), ("c", true)].iter().for_each(|(name, later)| farm.staged(name, 2, *later));
+    assert_eq!(farm.shows(2), shown(Running, 1, "b"));
+    farm.done("b", 2);
+    assert_eq!(farm.shows(2), shown(Running, 2, "bc"));
+    let again = Rollout::resume(farm.rollout.kept().clone());
+    assert_eq!(again.kept().first.len(), 2, "a restart knows them");
+    farm.done("c", 2);
+    assert_eq!(farm.look(2).released, Released::All);
+
+    let mut farm = validating(None, "ab");
+    farm.look(2);
+    farm.staged("a", 2, false);
+    farm.staged("b", 2, true);
+    farm.look(2);
+    farm.refuses("b", 2);
+    let status = farm.look(2).status.expect("it is stopped");
+    assert_eq!((status.state, status.untouched), (Stopped, false), "b had switched");
+}
+
+#[test]
+fn waves_come_after_the_staging() {
+    let mut farm = validating(Some(policy()), "abcd");
+    farm.look(2);
+    ["a", "b", "c", "d"].iter().for_each(|name| farm.staged(name, 2, false));
+    assert_eq!(farm.shows(2), shown(Running, 1, "a"));
+    farm.done("a", 2);
+    farm.look(2);
+    farm.soak();
+    assert_eq!(farm.shows(2), shown(Running, 2, "abc"));
+}
+
+#[test]
+fn a_revision_that_nobody_confirms_is_taken_back_by_all() {
+    const WITHIN: u64 = 60_000;
+    for policy in [None, Some(RolloutPolicy { take_back: false, ..policy() })] {
+        let mut farm = Farm::new(policy);
+        farm.look(1);
+        let labels = [(CONFIRM_WITHIN.to_owned(), WITHIN.to_string())].into();
+        let head = signed(Header { labels, time_ms: farm.now().wall_ms, parent: None, ..header(1, 2) });
+        let look = |farm: &mut Farm| farm.rollout.look(&farm.record, &head, farm.now());
+        let plan = look(&mut farm);
+        let until = farm.now().wall_ms + WITHIN;
+        assert_eq!(plan.status.as_ref().and_then(|status| status.confirm_until_ms), Some(until));
+        assert_eq!((plan.holds(head.id()), plan.next_ms), (Some(Hold::Unconfirmed(head.number())), Some(WITHIN)));
+        ["a", "b", "c", "d"].iter().for_each(|name| farm.done(name, 2));
+        farm.now_ms = WITHIN - 1;
+        assert!(look(&mut farm).take_back.is_none());
+
+        let mut confirmed = farm.record.clone();
+        confirmed.policy.confirmed = Some(head.id());
+        let plan = farm.rollout.clone().look(&confirmed, &head, farm.now());
+        assert!(plan.holds(head.id()).is_none() && plan.take_back.is_none());
+
+        farm.now_ms = WITHIN;
+        let plan = look(&mut farm);
+        let back = plan.take_back.clone().expect("whatever the policy says");
+        assert_eq!((back.revision, back.to), (head.number(), Some(header(1, 1).number)));
+        assert_eq!((plan.released, plan.status.unwrap().state), (Released::Nobody, Stopped));
+        assert!(matches!(farm.rollout.go_on(&farm.record.clone()), Err(NotDecided::Unconfirmed(_))));
+        let mut again = Rollout::resume(farm.rollout.kept().clone());
+        assert!(again.look(&farm.record, &head, farm.now()).take_back.is_some(), "after a restart, too");
+    }
 }
