@@ -95,7 +95,11 @@ impl Proving {
                     let next = format!("correct the files, or: bellwether discard; then: bellwether sync {name}");
                     Observation::Failed(format!("nothing was reloaded: {}; {next}", complaint.reason))
                 }
-                Ok(()) => reloaded(&commands, number, name).await,
+                Ok(()) => {
+                    let (observed, failure) = reloaded(&commands, number, name).await;
+                    shared.rollouts.observe_own(name, number, failure.as_deref());
+                    observed
+                }
             };
             shared.see(Event::Server(shared.name.clone(), observed));
         };
@@ -103,15 +107,15 @@ impl Proving {
     }
 }
 
-/// Runs the commands that reload and check.
-async fn reloaded(commands: &Commands, number: Number, name: &ServerName) -> Observation {
+/// Runs the commands that reload and check; the reason if one fails, too.
+async fn reloaded(commands: &Commands, number: Number, name: &ServerName) -> (Observation, Option<String>) {
     let began = Instant::now();
     match prove::prove(commands, false, |_| {}).await {
-        Ok(()) => Observation::Done { revision: number, micros: micros(began), kept: Vec::new() },
+        Ok(()) => (Observation::Done { revision: number, micros: micros(began), kept: Vec::new() }, None),
         Err(complaint) => {
             tracing::error!(complaint.reason, complaint.output, "the service of this manager fails");
             let next = format!("correct the files, or: bellwether rollback; to try again: bellwether sync {name}");
-            Observation::Failed(format!("{}; {next}", complaint.reason))
+            (Observation::Failed(format!("{}; {next}", complaint.reason)), Some(complaint.reason))
         }
     }
 }

@@ -117,6 +117,12 @@ impl Rollouts {
         }
     }
 
+    /// Takes the end of the manager's own commands; none: they succeeded.
+    pub(crate) fn observe_own(&self, manager: &ServerName, revision: Number, failure: Option<&str>) {
+        locked(&self.machine).observe_own(manager, revision, failure);
+        self.heard.notify_one();
+    }
+
     /// The plan, now and at every change.
     pub(crate) fn follow(&self) -> watch::Receiver<Arc<Plan>> {
         self.plan.subscribe()
