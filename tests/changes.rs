@@ -282,3 +282,23 @@ fn w5_w11_a_client_changes_files_by_grpc_at_any_server() {
         if refused && away.message().contains("does not answer") { Ok(()) } else { Err(away.to_string()) }
     });
 }
+
+/// Edits that never pause become a revision every 10 s. Until then nothing says that all is in sync.
+#[test]
+fn w6_edits_that_go_on_are_shown_and_waited_for() {
+    let farm = Farm::plan().members(1).start_with(|manager| manager.write("a.conf", "first"));
+    let mut round = 0;
+    let shown = wait_for("edits that go on", DEADLINE, || {
+        // The more files a burst has, the longer is its pause.
+        round += 1;
+        (0..50).for_each(|file| farm.manager().write(&format!("{file}.conf"), format!("round {round}")));
+        let status = farm.manager().status()?;
+        if status.pending { Ok(status) } else { Err(format!("{:?}", status.unpublished)) }
+    });
+    assert!(shown.unpublished.is_some_and(|why| why.contains("edits go on")));
+    farm.manager().write("a.conf", "last");
+    farm.manager().command(&["wait", "--timeout", "60s"]).success();
+    assert_eq!(fs::read_to_string(farm.member(1).web("a.conf")).expect("a file"), "last");
+    let status = farm.wait_in_sync();
+    assert!(!status.pending && status.unpublished.is_none(), "{status:?}");
+}

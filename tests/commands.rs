@@ -1,11 +1,11 @@
 //! The commands of a set on a member: validate before the switch, reload and check after it, and the way back.
 
-use std::{fs, process::Command};
+use std::{fs, process::Command, thread};
 
 use bellwether_proto::status::{ServerStatus, State};
 use bellwether_skip::skip;
 
-use crate::farm::{DEADLINE, Farm, Server, compare::difference, run, wait_for};
+use crate::farm::{DEADLINE, Farm, Output, Server, compare::difference, run, wait_for};
 
 /// A farm whose first member runs these lines of agent.toml for its set, in the directory `$HOME` of that server. Its
 /// "service" serves what the last reload has read: `served` is a copy of index.html.
@@ -101,6 +101,22 @@ fn a_service_that_does_not_work_is_taken_back() {
     farm.manager().write("index.html", "two");
     farm.wait_equal();
     serves(farm.member(1), "two");
+}
+
+/// Whatever happened to the set meanwhile: what is in force again is whole.
+#[test]
+fn a_set_that_is_removed_before_the_way_back_is_whole_again() {
+    let farm = farm(|server| {
+        let set = server.set("web").display();
+        format!("check = {{ probe = \"! grep -n broken {set}/index.html || {{ rm -r {set}; false; }}\", retries = 0 }}")
+    });
+    farm.manager().write("other.html", "beside it");
+    farm.wait_equal();
+    farm.manager().write("index.html", "broken");
+    refused(&farm, farm.member(1));
+    for (path, content) in [("index.html", "one"), ("other.html", "beside it")] {
+        assert_eq!(fs::read_to_string(farm.member(1).web(path)).unwrap(), content);
+    }
 }
 
 #[test]
@@ -264,6 +280,80 @@ fn a_change_by_command_that_is_refused_leaves_the_managers_sets_as_they_were() {
     serves(farm.manager(), "three");
 }
 
+/// A farm whose manager runs this command of its set `web`, in `$set` and `$home`, to validate.
+fn validated_by(command: &str) -> Farm {
+    let mut farm = Farm::plan().members(1).start_with(|manager| {
+        manager.write("index.html", "one");
+        manager.write("other.html", "one");
+    });
+    farm.manager().write("index.html", "two");
+    farm.wait_equal();
+    let (set, home) = (farm.manager().set("web").display(), farm.manager().home.display());
+    let lines = format!("validate = '''set={set}; home={home}; {command}'''");
+    farm.manager().configure(&lines);
+    farm.server_mut(0).stop();
+    farm.server_mut(0).start();
+    farm.wait_in_sync();
+    farm
+}
+
+/// Whatever comes over a change while it is validated, an answer never calls it the content of the revision.
+#[test]
+fn an_edit_that_comes_over_a_change_by_command_is_not_acknowledged_as_that_change() {
+    let farm = validated_by(
+        "! grep bad $set/index.html; result=$?; echo > $home/begun; while [ -e $home/hold ]; do sleep 0.05; done; exit $result",
+    );
+    let (manager, member) = (farm.manager(), farm.member(1));
+    let (hold, begun) = (manager.home.join("hold"), manager.home.join("begun"));
+    let over = |theirs: &str, run: &(dyn Fn() -> Output + Sync)| {
+        fs::write(&hold, "").unwrap();
+        let _ = fs::remove_file(&begun);
+        let output = thread::scope(|scope| {
+            let running = scope.spawn(run);
+            let is_there = || begun.exists().then_some(()).ok_or_else(|| "not begun".to_owned());
+            wait_for("the command that validates", DEADLINE, is_there);
+            manager.write("index.html", theirs);
+            fs::remove_file(&hold).unwrap();
+            running.join().expect("its output")
+        });
+        assert_eq!(fs::read_to_string(manager.web("index.html")).unwrap(), theirs, "{output}");
+        farm.wait_equal();
+        assert_eq!(fs::read_to_string(member.web("index.html")).unwrap(), theirs, "{output}");
+        output
+    };
+    let edited = "was edited while this change was published";
+    over("theirs 1", &|| manager.command_with_input(&["put", "web:index.html"], "mine")).refused().says(&[edited]);
+    over("theirs 2", &|| member.command_with_input(&["put", "web:index.html"], "mine")).refused().says(&[edited]);
+    // A removal reads nothing after it was validated: it is a revision, and the file that is there again is the next one.
+    over("theirs 3", &|| manager.command(&["rm", "web:index.html"])).success();
+    // Refused by the command, too: only that change is taken out again.
+    let output = over("theirs 4", &|| manager.command_with_input(&["put", "web:index.html"], "bad"));
+    output.refused().says(&["set web: validate:"]);
+    let failed = over("theirs 5", &|| manager.command(&["rollback", "1.1", "--yes"])).exits(1);
+    failed.says(&["not published yet", "web:index.html was edited while the change was published"]);
+    // Without such an edit all of it is as ever.
+    manager.command_with_input(&["put", "web:index.html"], "mine").success();
+    farm.wait_equal();
+}
+
+/// The service would take the whole set: also what others have edited there, and what was refused.
+#[test]
+fn a_change_that_is_refused_for_the_edit_of_another_file_names_that_file() {
+    let farm = validated_by("! grep -rn bad $set");
+    let manager = farm.manager();
+    manager.write("other.html", "bad");
+    unpublished(&farm, &["set web: validate:", "bellwether discard web:other.html"]);
+    let named = ["bellwether discard web:other.html", "set web: validate:"];
+    manager.command_with_input(&["put", "web:index.html"], "three").refused().says(&named);
+    manager.command(&["rollback", "--yes"]).refused().says(&named).says(&["edits there that are not published"]);
+    assert_eq!(fs::read_to_string(manager.web("index.html")).unwrap(), "two");
+    assert_eq!(fs::read_to_string(manager.web("other.html")).unwrap(), "bad", "the edit of another file stays");
+    manager.command(&["discard", "web:other.html", "--yes"]).success();
+    manager.command(&["rollback", "--yes"]).success();
+    farm.wait_equal();
+    assert_eq!(fs::read_to_string(manager.web("index.html")).unwrap(), "one");
+}
+
 #[test]
 fn a_manager_whose_service_fails_says_so_and_a_rollback_helps() {
     let farm = at_the_manager();
@@ -278,6 +368,38 @@ fn a_manager_whose_service_fails_says_so_and_a_rollback_helps() {
     serves(farm.manager(), "two");
 }
 
+/// The cause is not in the files, so no publish can end the error.
+#[test]
+fn a_sync_of_the_manager_runs_its_commands_again() {
+    let mut farm = Farm::plan().members(1).start_with(|manager| manager.write("index.html", "one"));
+    let down = farm.manager().home.join("down");
+    let lines = format!(
+        "validate = \"! grep bad {}/index.html\"\ncheck = {{ probe = \"! test -e {}\", retries = 0 }}",
+        farm.manager().set("web").display(),
+        down.display()
+    );
+    farm.manager().configure(&lines);
+    farm.server_mut(0).stop();
+    farm.server_mut(0).start();
+    farm.wait_in_sync();
+    fs::write(&down, "").unwrap();
+    let sync = ["sync", "manager", "--timeout", "60s"];
+    let failed = farm.manager().command(&sync).exits(5);
+    failed.says(&["set web: check:", "bellwether rollback", "bellwether sync manager"]);
+    farm.wait_server(farm.manager(), "in error", |shown| shown.state == State::Error);
+    fs::remove_file(&down).unwrap();
+    let done = farm.manager().command(&sync).success();
+    assert!(done.stdout.contains("in sync at 1.1: manager"), "{done}");
+    farm.wait_in_sync();
+    // Files that a command refuses are not what the service is to take.
+    farm.manager().write("index.html", "bad");
+    unpublished(&farm, &["set web: validate:"]);
+    farm.manager().command(&sync).exits(5).says(&["nothing was reloaded: set web: validate:", "bellwether discard"]);
+    farm.manager().command(&["discard", "--yes"]).success();
+    farm.manager().command(&sync).success();
+    farm.wait_in_sync();
+}
+
 #[test]
 fn what_the_revision_has_is_served_again_after_edits_were_put_back() {
     let farm = farm(service);
@@ -288,6 +410,87 @@ fn what_the_revision_has_is_served_again_after_edits_were_put_back() {
     member.command(&["drift", "revert", "member1", "--yes"]).success();
     serves(member, "one");
     farm.wait_in_sync();
+}
+
+/// A server that cannot take the head by waiting is not waited for.
+#[test]
+fn a_server_that_refused_the_head_is_not_promoted_and_the_reason_is_said_at_once() {
+    let mut farm = farm(service);
+    farm.manager().write("index.html", "bad");
+    refused(&farm, farm.member(1));
+    let promote = ["promote", "member1"];
+    let words =
+        ["it refused the head, 1.2", "set web: validate:", "manager is still the manager", "bellwether sync member1"];
+    let said = farm.manager().command(&promote).refused().says(&words);
+    assert!(!said.stderr.contains("waited"), "{said}");
+    farm.server_mut(1).stop();
+    farm.server_mut(1).start();
+    refused(&farm, farm.member(1));
+    let said = farm.manager().command(&promote).refused().says(&words);
+    assert!(!said.stderr.contains("waited"), "{said}");
+    farm.manager().write("index.html", "good");
+    farm.wait_equal();
+    farm.manager().command(&promote).success();
+}
+
+/// What cannot work is said before a revision finds it out: by doctor, and at the start.
+#[test]
+fn doctor_and_the_start_of_the_agent_look_at_the_commands_of_a_set() {
+    let mut farm = Farm::plan().members(1).start_with(|manager| manager.write("index.html", "one"));
+    let lines = |manager: &Server, validate: &str| {
+        let lines = format!(
+            "validate = {validate}\nreload = {{ run = 'true', user = 'no-such-user' }}\ncheck = 'workers:/nowhere/pid'"
+        );
+        manager.configure(&lines);
+    };
+    let before = fs::read_to_string(farm.manager().config()).unwrap();
+    lines(farm.manager(), "'no-such-program -t'");
+    let doctor = farm.manager().command(&["doctor"]).exits(1);
+    let doctor = doctor.says(&[
+        "FAIL set web: validate: `no-such-program -t`: the program no-such-program is not there",
+        "FAIL set web: reload: this server has no user 'no-such-user'",
+        "warn set web: check: /nowhere/pid is not there",
+    ]);
+    // Who may mount has a view of the new files; whoever may not is told.
+    let may_mount = run(Command::new("unshare").args(["-m", "true"])).code == Some(0);
+    doctor.says(&[if may_mount {
+        "ok   set web: validate can see the new files"
+    } else {
+        "warn set web: validate runs after the switch"
+    }]);
+    farm.server_mut(0).stop();
+    farm.server_mut(0).start();
+    wait_for("the words of the start", DEADLINE, || {
+        let log = farm.manager().read_log();
+        let words = ["the set has commands", "the program no-such-program is not there", "no user 'no-such-user'"];
+        words.iter().all(|word| log.contains(word)).then_some(()).ok_or(log)
+    });
+    // A key that is not known is named with the file and the ones that are.
+    fs::write(farm.manager().config(), before).unwrap();
+    lines(farm.manager(), "{ run = 'true', tiemout = '1s' }");
+    let words = ["agent.toml: [[set]] number 1: validate: there is no key 'tiemout'; the keys are: run, user, timeout"];
+    farm.manager().command(&["doctor"]).exits(1).says(&words);
+    farm.server_mut(0).stop();
+    farm.manager().command(&["serve"]).exits(2).says(&words);
+}
+
+/// Where mounts are denied, doctor says what happens instead.
+#[test]
+fn doctor_says_where_validate_cannot_have_mounts_of_its_own() {
+    let deny = ["--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"];
+    if run(Command::new("setpriv").args(deny).arg("true")).code != Some(0) {
+        skip("doctor without mounts", "only root can give a capability away");
+        return;
+    }
+    let farm = Farm::plan().members(1).start_with(|manager| manager.write("index.html", "one"));
+    farm.member(1).configure("validate = 'true'");
+    let doctor = |member: &Server| {
+        let mut command = Command::new("setpriv");
+        let doctor = member.prepared(&["doctor"]);
+        run(command.args(deny).arg(doctor.get_program()).args(doctor.get_args()))
+    };
+    doctor(farm.member(1))
+        .says(&["warn set web: validate runs after the switch and before any reload", "CAP_SYS_ADMIN"]);
 }
 
 #[test]

@@ -477,6 +477,35 @@ fn w3_a_set_that_was_removed_comes_back() {
     farm.assert_equal();
 }
 
+/// A service must not get a directory that has the changed files alone.
+#[test]
+fn w3_a_directory_that_was_removed_is_made_whole_when_a_revision_needs_it() {
+    let farm = Farm::plan().members(1).start_with(fill);
+    for (round, gone) in ["", "old", ""].into_iter().enumerate() {
+        fs::remove_dir_all(farm.member(1).web(gone)).expect("removed");
+        if round < 2 {
+            farm.wait_server(farm.member(1), "what is gone", |s| s.drift_entries > 0);
+        }
+        farm.manager().write("old/x.conf", format!("needed {round}"));
+        farm.wait_equal();
+        farm.assert_equal();
+        farm.manager().command(&["verify"]).success();
+    }
+    // Content that no other file here has, and that only the history of the member can bring.
+    fs::remove_dir_all(farm.member(1).web("old")).expect("removed");
+    farm.manager().write("a.conf", "of another directory");
+    farm.wait_same_file(farm.member(1), "a.conf");
+    assert!(!farm.member(1).web("old").exists(), "an update of another directory leaves the edit");
+    farm.manager().command(&["rm", "web:old/y.conf"]).success();
+    farm.wait_status("the removal at the member", |status| {
+        status.servers.iter().any(|s| s.name.as_str() == "member1" && s.revision == status.head && s.drift_entries == 1)
+    });
+    assert!(!farm.member(1).web("old").exists(), "a removal needs no directory");
+    farm.manager().write("old/x.conf", "needed at last");
+    farm.wait_equal();
+    farm.assert_equal();
+}
+
 #[test]
 fn w3_a_manager_that_dies_while_it_keeps_edits_has_all_of_them_or_none() {
     let mut farm = Farm::plan().members(1).start_with(fill);

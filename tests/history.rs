@@ -1,7 +1,10 @@
 //! What every server keeps of the past: segments of a base and its increments, begun anew when the increments have grown.
 //! And what people make of it: `log`, `show`, `diff`, `tree --at`, `get --at` and `rollback`, at any server.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+};
 
 use bellwether_daemon::{net::tls, state::identity};
 use bellwether_proto::{
@@ -147,6 +150,56 @@ fn edits_that_are_not_published_are_a_diff_from_the_head() {
 }
 
 #[test]
+fn the_error_of_a_label_says_its_cause_once() {
+    let farm = Farm::plan().members(0).start_with(|manager| manager.write("a.conf", "one"));
+    let said = farm.manager().command(&["publish", "--label", "Ticket=1"]).says(&["nothing was published"]);
+    assert_eq!(said.stderr.matches("is not a label's name").count(), 1, "{said}");
+    let said = farm.manager().command(&["publish", "--label", "ticket"]).exits(2);
+    assert_eq!(said.stderr.matches("'ticket'").count(), 1, "{said}");
+}
+
+#[test]
+fn a_word_that_is_no_revision_and_no_path_is_refused() {
+    let (farm, good, bad) = good_and_bad(1);
+    for server in [farm.manager(), farm.member(1)] {
+        for word in ["foo", "foo:bar", "web:nowhere", "web:a.conf/below"] {
+            let said = server.command(&["diff", word]).refused();
+            said.says(&[&format!("'{word}' is neither a revision"), "the manager's sets has", "bellwether tree"]);
+            server.command(&["diff", &good, &bad, "web:a.conf", word]).refused().says(&[&format!("'{word}'")]);
+        }
+        // A path of one side is enough.
+        let gone = json(server.command(&["diff", "--json", &good, &bad, "web:gone.conf"]));
+        assert_eq!(gone["entries"], 1, "{gone}");
+        server.command(&["diff", "web:"]).success();
+    }
+    farm.manager().write("fresh.conf", "not published");
+    farm.manager().command(&["diff", "web:fresh.conf"]).success().says(&["fresh.conf"]);
+}
+
+#[test]
+fn a_name_in_json_is_exact_whatever_is_in_it() {
+    let farm = Farm::plan().members(1).start_with(|manager| manager.write("a.conf", "one"));
+    let odd = "line one\nline\ttwo\\n\"日本\"";
+    farm.manager().write(odd, "odd");
+    symlink(odd, farm.manager().web("link")).expect("a link");
+    farm.manager().command(&["publish"]).success();
+    farm.wait_equal();
+    let named = |entries: &Value, key: &str, name: &str| {
+        let entries = entries.as_array().expect("entries").clone();
+        let found = entries.into_iter().find(|entry| entry[key] == name);
+        found.unwrap_or_else(|| panic!("no {key} is {name:?}"))
+    };
+    for server in [farm.manager(), farm.member(1)] {
+        let tree = json(server.command(&["tree", "--json"]));
+        assert_eq!(named(&tree, "path", odd)["path_base64"], Value::Null);
+        assert_eq!(named(&tree, "link", odd)["path"], "link");
+        let diff = json(server.command(&["diff", "1.1", "--json"]));
+        assert_eq!(named(&diff["changes"], "path", odd)["path_base64"], Value::Null);
+        assert_eq!(named(&diff["changes"], "path", "link")["now"]["link"], odd);
+    }
+}
+
+#[test]
 fn what_the_watch_published_says_so() {
     let farm = Farm::plan().members(0).start_with(|manager| manager.write("a.conf", "one"));
     farm.manager().write("a.conf", "two");
@@ -219,6 +272,23 @@ fn a_rollback_spares_edits_that_are_not_published_and_asks_before_it_empties_a_s
     farm.manager().command(&["rollback", "--yes"]).refused().says(&["are gone", "--accept"]);
     farm.manager().command(&["rollback", "--yes", "--accept", "--wait", "all"]).success();
     assert!(!farm.member(1).web("many").exists());
+    farm.wait_equal();
+    farm.assert_equal();
+}
+
+/// A directory that is gone at the manager would come back with the entries of the rollback alone.
+#[test]
+fn a_rollback_into_a_directory_that_was_removed_is_refused() {
+    let (farm, good, _) = good_and_bad(1);
+    fs::remove_file(farm.manager().web("d/kept.conf")).expect("removed");
+    farm.manager().write("d/other.conf", "other");
+    publish(&farm, "another file");
+    fs::remove_dir_all(farm.manager().web("d")).expect("removed");
+    let back = ["rollback", good.as_str(), "web:d/kept.conf", "--yes"];
+    farm.manager().command(&back).refused().says(&["not published", "web:d/kept.conf"]);
+    assert!(!farm.manager().web("d").exists());
+    farm.manager().command(&["discard", "--yes"]).success();
+    farm.manager().command(&back).success();
     farm.wait_equal();
     farm.assert_equal();
 }

@@ -63,7 +63,7 @@ fn a_revision_that_fails_at_the_canary_comes_to_no_other_member_and_is_taken_bac
     assert_eq!(back.taken_back.map(|of| of.to_string()).as_deref(), Some("1.3"));
     let status = farm.wait_equal();
     assert_eq!((status.head.map(|head| head.to_string()), content(farm.manager())), (Some("1.4".into()), "two".into()));
-    assert!(status.head_message.starts_with("taken back: 1.3: 1 member failed: member1:"), "{}", status.head_message);
+    assert!(status.head_message.starts_with("taken back: 1.3: 1 server failed: member1:"), "{}", status.head_message);
     assert!(seen(farm.member(1)).contains("bad"), "it was the canary");
     for index in 2..=4 {
         assert_eq!(content(farm.member(index)), "two");
@@ -78,6 +78,28 @@ fn a_revision_that_fails_at_the_canary_comes_to_no_other_member_and_is_taken_bac
     farm.wait_equal();
 }
 
+/// The manager's service is the first one that has the files.
+#[test]
+fn a_failure_of_the_managers_own_commands_stops_the_waves_like_one_of_a_member() {
+    let mut farm = farm(&["--canary", "1", "--batch", "50%", "--soak", "10m"]);
+    let set = farm.manager().set("web").display().to_string();
+    let check = format!("check = {{ probe = \"! grep 'bad.*manager' {set}/index.html\", retries = 0 }}");
+    farm.manager().configure(&check);
+    farm.server_mut(0).stop();
+    farm.server_mut(0).start();
+    farm.wait_in_sync();
+    farm.manager().write("index.html", "bad manager");
+    let back = wait_rollout(&farm, "the revision taken back", |rollout| rollout.state == RolloutState::TakenBack);
+    assert_eq!(back.taken_back.map(|of| of.to_string()).as_deref(), Some("1.2"));
+    let status = farm.wait_equal();
+    let message = status.head_message;
+    assert!(message.starts_with("taken back: 1.2: 1 server failed: manager: set web: check:"), "{message}");
+    assert_eq!(content(farm.manager()), "one");
+    for index in 2..=4 {
+        assert_eq!(content(farm.member(index)), "one");
+    }
+}
+
 #[test]
 fn the_second_failure_in_a_wave_stops_it_and_only_a_person_publishes_then() {
     let policy = ["--canary", "1", "--batch", "50%", "--stop-at", "2", "--no-take-back"];
@@ -87,7 +109,7 @@ fn the_second_failure_in_a_wave_stops_it_and_only_a_person_publishes_then() {
     assert_eq!((stopped.wave, stopped.waves, names(&stopped.failed)), (2, 3, vec!["member2", "member3"]));
     assert_eq!(stopped.next.as_deref(), Some("bellwether rollout continue, or: bellwether rollback"));
     let waited = farm.manager().command(&["wait", "--timeout", "60s"]);
-    assert!(waited.code == Some(1) && waited.stderr.contains("the rollout of 1.2 is stopped: 2 members"), "{waited}");
+    assert!(waited.code == Some(1) && waited.stderr.contains("the rollout of 1.2 is stopped: 2 servers"), "{waited}");
     farm.manager().write("index.html", "fine");
     let held = farm.wait_status("the edit held", |status| status.unpublished.is_some());
     let why = held.unpublished.unwrap_or_default();

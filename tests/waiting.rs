@@ -215,3 +215,33 @@ fn a_time_after_2038_on_a_file_system_that_ends_there_is_no_drift() {
 fn set(member: &Server) -> std::path::Display<'_> {
     Path::display(member.set("web"))
 }
+
+/// A mount hides files of the revision. No command waits for its end without a word, and none makes an error of it.
+#[test]
+fn w8_a_mount_in_a_set_is_named_by_verify_and_by_sync() {
+    let fill = |manager: &Server| ["a.conf", "sub/b.conf"].iter().for_each(|path| manager.write(path, "one"));
+    let Some(farm) = farm(fill, "") else { return };
+    let manager = farm.manager();
+    inside(farm.member(1), "mount -t tmpfs none $SET/sub");
+    for arguments in [&["verify"][..], &["verify", "member1", "--quick"]] {
+        manager.command(arguments).exits(5).says(&["member1 cannot read web:sub: a mount point"]);
+    }
+    manager.command(&["verify", "member2"]).success();
+    assert_ne!(farm.status_of(farm.member(1)).state, State::Error, "a look is no switch");
+    manager.write("a.conf", "two");
+    farm.wait_same_file(farm.member(2), "a.conf");
+    let seen = farm.member(1).as_agent_sees(&farm.member(1).web("a.conf"));
+    wait_for("the update beside the mount", DEADLINE, || match fs::read_to_string(&seen) {
+        Ok(content) if content == "two" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    // Without --timeout: it ends by itself, and says what is in the way.
+    manager.command(&["sync", "member1"]).exits(5).says(&[
+        "member1: waits to take",
+        "mount point",
+        "go on by themselves",
+    ]);
+    inside(farm.member(1), "umount $SET/sub");
+    comes_back(&farm);
+    manager.command(&["verify"]).success();
+}

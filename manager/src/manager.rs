@@ -229,7 +229,8 @@ impl Manager {
         Balancers::new(self.record().record(), &self.inner.balancers)
     }
 
-    /// Asks members to come to the head whatever their state (W8), or only to verify it.
+    /// Asks members to come to the head whatever their state (W8), or only to verify it. This server itself, if it is named,
+    /// runs its own commands again: its sets hold the head, but its services may not.
     ///
     /// # Errors
     /// No server of the group has one of the names; no server was asked.
@@ -253,13 +254,23 @@ impl Manager {
                 tracing::warn!(error = &error as &dyn std::error::Error, "not published before the sync");
             }
         }
+        let shared = &self.inner.shared;
+        let proves = servers.contains(&shared.name) && !shared.commands.is_empty();
         let control = if verify_only { Control::Verify { full } } else { Control::Sync { full } };
         let (answer, answered) = oneshot::channel();
         let _ = self.inner.lanes.send(ToLanes { servers, control, answer }).await;
         // Without an answer the manager stops, and no server was asked.
-        let asked = answered.await.unwrap_or_default();
-        if !verify_only {
-            self.tell_syncing(&asked);
+        let mut asked = answered.await.unwrap_or_default();
+        if verify_only {
+            return Ok(asked);
+        }
+        self.tell_syncing(&asked);
+        if proves {
+            let (answer, answered) = oneshot::channel();
+            // Without an answer the manager stops.
+            if self.inner.commands.send(Command::Prove(answer)).await.is_ok() && answered.await.is_ok() {
+                asked.push(self.inner.shared.name.clone());
+            }
         }
         Ok(asked)
     }

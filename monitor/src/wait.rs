@@ -16,6 +16,9 @@ pub enum Verdict {
     Waiting(String),
     /// All servers are there.
     Done,
+    /// These servers are not there, for these reasons, and all others are. At least one of them gets there only when something
+    /// outside of this farm changes: it does not answer, or an obstacle has to pass.
+    Stalled(Vec<(ServerName, String)>),
     /// These servers cannot get there by themselves, for these reasons; all others are there.
     Partly(Vec<(ServerName, String)>),
     /// The rollout of the revision was stopped, or the revision was taken back, for this reason.
@@ -26,6 +29,8 @@ pub enum Verdict {
 enum Way {
     There,
     Coming(String),
+    /// When something outside changes.
+    Stalled(String),
     Stuck(String),
 }
 
@@ -37,14 +42,14 @@ pub fn reached(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>
     let members = |server: &&ServerStatus| {
         server.role == Role::Member || (server.role == Role::Manager && server.state == State::Error)
     };
-    judge(status, head, servers, members, way)
+    judge(status, head, servers, members, |server, head| way(server, head, status.head))
 }
 
 /// Whether `servers` (none: the manager and all members that are not disabled) are in sync at `head` or after it, and
 /// in service: ready, and not drained.
 pub fn serving(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>) -> Verdict {
     let enabled = |server: &&ServerStatus| server.role != Role::Disabled;
-    judge(status, head, servers, enabled, |server, head| match way(server, head) {
+    judge(status, head, servers, enabled, |server, head| match way(server, head, status.head) {
         Way::There if server.drained => drained(status, server),
         way => way,
     })
@@ -100,12 +105,12 @@ fn judge(
             "the manager, {manager}, does not answer: the other servers are not known here"
         ));
     }
-    let mut coming = Vec::new();
-    let mut stuck = Vec::new();
+    let (mut coming, mut stalled, mut stuck) = (Vec::new(), Vec::new(), Vec::new());
     for (name, way) in asked {
         match way {
             Way::There => {}
             Way::Coming(how) => coming.push(format!("{name}: {how}")),
+            Way::Stalled(why) => stalled.push((name, why)),
             Way::Stuck(why) => stuck.push((name, why)),
         }
     }
@@ -116,13 +121,18 @@ fn judge(
     if let Some(why) = taken_back(status, head) {
         return Verdict::Stopped(why);
     }
-    if (!coming.is_empty() || !stuck.is_empty())
+    if (!coming.is_empty() || !stalled.is_empty() || !stuck.is_empty())
         && let Some(why) = stopped(status, head)
     {
         return Verdict::Stopped(why);
     }
     if !coming.is_empty() {
+        coming.extend(stalled.iter().map(|(name, why)| format!("{name}: {why}")));
         return Verdict::Waiting(coming.join("; "));
+    }
+    if !stalled.is_empty() {
+        stalled.extend(stuck);
+        return Verdict::Stalled(stalled);
     }
     if stuck.is_empty() { Verdict::Done } else { Verdict::Partly(stuck) }
 }
@@ -142,27 +152,21 @@ fn taken_back(status: &FarmStatus, head: Number) -> Option<String> {
     Some(format!("{} has the content from before {head}: {reason}", rollout.revision))
 }
 
-fn way(server: &ServerStatus, head: Number) -> Way {
+/// `newest`: the head. A server that holds it and refuses it has refused a sync.
+fn way(server: &ServerStatus, head: Number, newest: Option<Number>) -> Way {
     let why = || server.reason.clone().unwrap_or_else(|| server.state.word().to_owned());
     let there = server.revision.is_some_and(|at| at >= head);
     match server.state {
         // The server's bytes were hashed at this or a later revision; a change on its way does not matter.
-        State::InSync
-        | State::GroupChange
-        | State::Updating
-        | State::AwaitingSync
-        | State::Refused
-        | State::Waiting
-            if there =>
-        {
-            Way::There
-        }
+        State::InSync | State::GroupChange | State::Updating | State::AwaitingSync if there => Way::There,
+        // A later revision is refused.
+        State::Refused | State::Waiting if there && server.revision < newest => Way::There,
         State::InSync | State::GroupChange | State::Updating | State::AwaitingSync | State::Syncing => {
             let far = server.progress.as_ref().map(|progress| format!(", {}", text::progress(progress)));
             Way::Coming(format!("{}{}", server.state.word(), far.unwrap_or_default()))
         }
         // The server gets there by itself, when the obstacle is gone.
-        State::Unreachable | State::Unknown | State::Waiting => Way::Coming(why()),
+        State::Unreachable | State::Unknown | State::Waiting => Way::Stalled(why()),
         State::Refused | State::Error | State::Superseded | State::Conflict | State::Drifted | State::Left => {
             Way::Stuck(why())
         }
@@ -202,15 +206,28 @@ mod tests {
             assert_eq!(verdict(&[(state, 41)], 41), Verdict::Done, "{state:?} at 41, asked for 41 of 42");
         }
         assert!(matches!(verdict(&[(State::Syncing, 41)], 41), Verdict::Waiting(_)), "a sync is out of service");
+        assert!(
+            matches!(verdict(&[(State::Waiting, 42)], 42), Verdict::Stalled(_)),
+            "a sync to the head that it holds"
+        );
+        assert_eq!(stuck(&verdict(&[(State::Refused, 42)], 42)), ["a"]);
     }
 
     #[test]
     fn waits_for_what_comes_by_itself() {
         use State::{AwaitingSync, Syncing, Unknown, Unreachable, Updating, Waiting};
-        for state in [Updating, Syncing, AwaitingSync, Unreachable, Unknown, Waiting] {
+        for state in [Updating, Syncing, AwaitingSync] {
             let verdict = verdict(&[(State::InSync, 42), (state, 41), (State::Error, 41)], 42);
             let Verdict::Waiting(whom) = verdict else { panic!("{state:?}: {verdict:?}") };
             assert!(whom.starts_with("b: "), "{whom}");
+        }
+        for state in [Unreachable, Unknown, Waiting] {
+            let states = [(State::InSync, 42), (state, 41), (State::Error, 41)];
+            let Verdict::Stalled(whom) = verdict(&states, 42) else { panic!("{state:?}") };
+            assert_eq!(whom.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["b", "c"], "{state:?}");
+            let states = [(Updating, 41), (state, 41)];
+            let Verdict::Waiting(whom) = verdict(&states, 42) else { panic!("{state:?}: something moves") };
+            assert!(whom.contains("b: "), "all that is waited for is named: {whom}");
         }
     }
 

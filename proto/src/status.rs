@@ -194,6 +194,9 @@ pub struct Verified {
     pub micros: u64,
     /// Whether they give the root hash of the head revision.
     pub equal: bool,
+    /// The first entry that cannot be read, and why; empty: all were read.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unread: String,
 }
 
 /// The observed state of one server.
@@ -360,6 +363,9 @@ pub struct FarmStatus {
     pub watching: String,
     /// Edits at the manager that are not a revision (yet): the reason, or their number.
     pub unpublished: Option<String>,
+    /// Whether those edits go on at this moment, and are published by themselves when they pause.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
     /// The observer's quarantines: each with its reason and the way to lift it.
     pub quarantined: Vec<String>,
     /// The sets.
@@ -527,6 +533,8 @@ pub enum Event {
     Watching(BTreeMap<SetName, Option<String>>),
     /// Edits at the manager that are not a revision (yet), with the reason; none: there are none.
     Unpublished(Option<String>),
+    /// Whether edits at the manager go on, and are published when they pause.
+    Pending(bool),
     /// The observer's quarantines, one line each.
     Quarantined(Vec<String>),
     /// The sets as last scanned at the manager.

@@ -18,6 +18,7 @@ mod balancers;
 mod commands;
 pub mod duration;
 mod file;
+mod keys;
 
 pub use file::to_toml;
 

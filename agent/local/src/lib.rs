@@ -4,6 +4,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod check;
+pub mod inspect;
 pub mod master;
 pub mod process;
 pub mod prove;

@@ -13,7 +13,7 @@ use std::{
 
 use bellwether_proto::{clock, error::chain, record::SignedRecord, v1};
 use bellwether_store::{
-    scan::{Look, ScanError},
+    scan::Look,
     tree::Change,
     watch::{
         Modes,
@@ -142,8 +142,8 @@ impl Member {
         match self.sets.look_around(look) {
             Err(error) => tracing::warn!(error = chain(&error), "the sets cannot be looked at"),
             // Seldom, and written only where a directory was found elsewhere and accepted, or for the first time.
-            Ok(()) if matches!(look, Look::Stats | Look::Bytes) => self.sets.save_roots(),
-            Ok(()) => {}
+            Ok(_) if matches!(look, Look::Stats | Look::Bytes) => self.sets.save_roots(),
+            Ok(_) => {}
         }
         self.rescans.scanned(&self.sets.live, &mut self.sets.links);
         self.compare()
@@ -161,13 +161,18 @@ impl Member {
         Edits { entries: edits.len() as u64, paths, ungiven, away }
     }
 
-    /// Looks at everything and says what root that gives.
-    pub(super) fn verify(&mut self, full: bool) -> Result<(v1::Verified, Edits), ScanError> {
+    /// Looks at everything and says what root that gives; none if something cannot be read.
+    pub(super) fn verify(&mut self, full: bool) -> (v1::Verified, Edits) {
         let began = Instant::now();
-        self.sets.look(&if full { Look::Bytes } else { Look::Stats })?;
-        let (root, entries) = (self.sets.live.root().into(), self.sets.live.entries());
-        let edits = self.compare();
-        Ok((v1::Verified { root, full, entries, micros: clock::micros(began) }, edits))
+        let look = if full { Look::Bytes } else { Look::Stats };
+        let unread = match self.sets.look_around(&look) {
+            Ok(unread) => unread.first().map(|unread| format!("{}:{}: {}", unread.set, unread.path, unread.reason())),
+            Err(error) => Some(chain(&error)),
+        };
+        let root = if unread.is_none() { self.sets.live.root().into() } else { bytes::Bytes::new() };
+        let (entries, edits) = (self.sets.live.entries(), self.compare());
+        let unread = unread.unwrap_or_default();
+        (v1::Verified { root, full, entries, micros: clock::micros(began), unread }, edits)
     }
 }
 

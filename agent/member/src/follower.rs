@@ -203,7 +203,7 @@ impl Follower {
             Input::Returned(returned) => self.returned(facts, returned),
             Input::Owed(owed) => self.owed(*owed),
             Input::Compared(edits) => self.compared(facts, edits),
-            Input::Verified(verified) => self.verified(facts, verified),
+            Input::Verified(verified, edits) => self.verified(facts, verified, edits),
             Input::PutBack { kept, edits, owed } => {
                 self.observe(facts, edits);
                 self.say_drift(kept);
@@ -649,15 +649,10 @@ impl Follower {
         }
     }
 
-    fn verified(&mut self, facts: &Facts<'_>, verified: Result<(v1::Verified, Edits), String>) {
-        match verified {
-            Ok((verified, edits)) => {
-                self.observe(facts, edits);
-                self.say_drift(Vec::new());
-                self.send(up::Message::Verified(verified));
-            }
-            Err(reason) => self.send(up::Message::Fault(v1::Fault { reason, since_ms: facts.now_ms })),
-        }
+    fn verified(&mut self, facts: &Facts<'_>, verified: v1::Verified, edits: Edits) {
+        self.observe(facts, edits);
+        self.say_drift(Vec::new());
+        self.send(up::Message::Verified(verified));
     }
 
     /// Notes the edits; returns what was known before.

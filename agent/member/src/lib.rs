@@ -531,7 +531,8 @@ impl Member {
                 return Some(follower::Input::Compared(edits));
             }
             Output::Verify { full } => {
-                return Some(follower::Input::Verified(self.verify(full).map_err(|e| chain(&e))));
+                let (verified, edits) = self.verify(full);
+                return Some(follower::Input::Verified(verified, edits));
             }
             Output::PutBack => self.revert_by_policy(),
             Output::LookForObstacle => {
@@ -595,6 +596,10 @@ impl Member {
             }
             Step::Whole => {
                 receiving.make_rest(&self.history)?;
+                if let Some(plan) = receiving.plan_mut() {
+                    // Of a directory that was removed here, the pack has only what changed.
+                    self.take_from_here(plan)?;
+                }
                 Arrived::Whole
             }
             Step::Paused => {

@@ -297,6 +297,11 @@ impl Receiving {
         self.planned.as_ref().map(|planned| &planned.plan)
     }
 
+    /// The same, to be supplied.
+    pub(crate) fn plan_mut(&mut self) -> Option<&mut Plan> {
+        self.planned.as_mut().map(|planned| &mut planned.plan)
+    }
+
     /// Bytes that have arrived.
     pub(crate) fn received(&self) -> u64 {
         self.at

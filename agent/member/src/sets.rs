@@ -88,8 +88,8 @@ impl Sets {
         })
     }
 
-    /// Looks at the sets again; what cannot be read stays as it was known, and is named in the log.
-    pub(crate) fn look_around(&mut self, look: &Look) -> Result<(), ScanError> {
+    /// Looks at the sets again; what cannot be read stays as it was known, is named in the log, and is returned.
+    pub(crate) fn look_around(&mut self, look: &Look) -> Result<Vec<Unread>, ScanError> {
         let Scan { tree, links, unread, .. } = what_can_be_read(&self.site().sources, &self.live, look, &self.tree)?;
         self.live = tree;
         let kept = |set: &SetName, path: &EntryPath| match look {
@@ -105,7 +105,7 @@ impl Sets {
         };
         self.away.retain(|set, _| !looked(set));
         self.away.extend(unread.iter().filter_map(is_away));
-        Ok(())
+        Ok(unread)
     }
 
     /// Looks at the sets again.
@@ -146,7 +146,10 @@ impl Sets {
         };
         self.live = scan_expecting(&sources, &self.live, &look, &self.tree)?.tree;
         let olds = update.as_ref().map(|changes| OldChunks::new(&self.tree, changes, &sources)).unwrap_or_default();
-        let changes = update.unwrap_or_else(|| self.live.diff(&target));
+        let changes = match update {
+            Some(changes) => whole_directories(&self.live, (&parent, &target), changes),
+            None => self.live.diff(&target),
+        };
         let site = Site {
             sources,
             state: self.state.clone(),
@@ -240,6 +243,7 @@ impl Sets {
         let expected = self.tree.with_rules(&rules(&target));
         let changes = expected.diff(&target);
         self.live = scan_expecting(&site.sources, &self.live, &Look::At(places(&changes)), &expected)?.tree;
+        let changes = whole_directories(&self.live, (&expected, &target), changes);
         let plan = self.plan_for(&site, header, &expected, &target, changes)?;
         Ok(Planned { plan, target })
     }
@@ -312,6 +316,40 @@ fn what_can_be_read(sources: &[Source], before: &Tree, look: &Look, held: &Tree)
 /// (a directory with local files, say) stays.
 fn places(changes: &[Change]) -> BTreeMap<(SetName, EntryPath), Depth> {
     changes.iter().map(|change| ((change.set.clone(), change.path.clone()), Depth::Entry)).collect()
+}
+
+/// The changes from `held` to `target`, with all that is below each directory that somebody removed here and that a change
+/// needs again: a service never gets a directory that has the changed files alone.
+fn whole_directories(live: &Tree, (held, target): (&Tree, &Tree), changes: Vec<Change>) -> Vec<Change> {
+    let needed: BTreeSet<_> = changes.iter().filter(|change| change.entry.is_some()).filter_map(above).collect();
+    let gone = |(set, path): (&SetName, EntryPath)| {
+        let mut gone = None;
+        let mut at = Some(path);
+        while let Some(path) = at {
+            match live.get(set, &path) {
+                Some(Node::Directory(_)) => break,
+                // It is in the way, and not followed.
+                Some(Node::Link { .. }) => return None,
+                Some(Node::File { .. }) | None => {}
+            }
+            at = path.split().map(|(above, _)| above);
+            if matches!(held.get(set, &path), Some(Node::Directory(_))) {
+                gone = Some((set.clone(), path));
+            }
+        }
+        gone
+    };
+    let gone: BTreeSet<_> = needed.into_iter().filter_map(gone).collect();
+    if gone.is_empty() {
+        return changes;
+    }
+    let without = held.edit(gone.into_iter().map(|(set, path)| (set, path, Edit::Remove)));
+    without.map(|without| without.diff(target)).unwrap_or(changes)
+}
+
+/// The directory that a change is in.
+fn above(change: &Change) -> Option<(&SetName, EntryPath)> {
+    change.path.split().map(|(above, _)| (&change.set, above))
 }
 
 fn rules(tree: &Tree) -> Vec<Arc<SetRules>> {

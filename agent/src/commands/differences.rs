@@ -12,10 +12,30 @@ pub(super) fn path(bytes: &[u8]) -> String {
     EntryPath::new(bytes).map_or_else(|_| bytes.escape_ascii().to_string(), |path| path.to_string())
 }
 
+/// A name as JSON: its text, and its bytes in base64 where they are no UTF-8. The text is exact in every other case, control
+/// characters included, because JSON has its own escapes for them; where the bytes are no UTF-8, it is for people.
+pub(super) fn exact(bytes: &[u8]) -> (String, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text.to_owned(), None),
+        Err(_) => (bytes.escape_ascii().to_string(), Some(data_encoding::BASE64.encode(bytes))),
+    }
+}
+
+/// The target of a link as JSON, as [`exact`]; none: the entry is no link.
+pub(super) fn exact_link(entry: &TreeEntry) -> (Option<String>, Option<String>) {
+    match entry.kind.as_str() {
+        "link" => {
+            let (text, base64) = exact(&entry.link);
+            (Some(text), base64)
+        }
+        _ => (None, None),
+    }
+}
+
 /// An entry as JSON.
 pub(super) fn as_json(entry: &DriftEntry) -> Value {
-    let exact = |bytes: &[u8]| std::str::from_utf8(bytes).is_err().then(|| data_encoding::BASE64.encode(bytes));
     let side = |side: &TreeEntry| {
+        let (link, link_base64) = exact_link(side);
         json!({
             "kind": side.kind,
             "mode": format!("{:04o}", side.mode),
@@ -24,13 +44,15 @@ pub(super) fn as_json(entry: &DriftEntry) -> Value {
             "mtime": side.mtime,
             "size": side.size,
             "hash": side.hash,
-            "link": (side.kind == "link").then(|| side.link.escape_ascii().to_string()),
+            "link": link,
+            "link_base64": link_base64,
         })
     };
+    let (path, path_base64) = exact(&entry.path);
     json!({
         "set": entry.set,
-        "path": path(&entry.path),
-        "path_base64": exact(&entry.path),
+        "path": path,
+        "path_base64": path_base64,
         "kinds": entry.kinds,
         "before": entry.before.as_ref().map(side),
         "now": entry.now.as_ref().map(side),

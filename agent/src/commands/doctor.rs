@@ -1,6 +1,7 @@
 //! `bellwether doctor`: finds future problems of this server. It changes nothing, and leaves nothing behind.
 
 mod balancers;
+mod commands;
 mod descriptors;
 mod network;
 mod sets;
@@ -119,6 +120,7 @@ async fn look(flags: &Flags, common: &Common, checks: &mut Vec<Check>) -> Result
         let (found, count) = sets::set(set, layout.state());
         checks.extend(found);
         directories += count;
+        checks.extend(commands::commands(set).await);
     }
     checks.extend(watches::watches(directories));
     let running = common.connect().await.is_ok();

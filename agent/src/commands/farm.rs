@@ -1,5 +1,7 @@
 //! The farm's status from the agent on this machine: once, or until a revision has arrived (`--wait`).
 
+use std::time::{Duration, Instant};
+
 use bellwether_daemon::config::duration;
 use bellwether_monitor::wait::{Verdict, reached};
 use bellwether_proto::{
@@ -29,6 +31,8 @@ pub enum Wait {
 
 /// The longest time between two statuses, in milliseconds.
 const INTERVAL_MS: u32 = 1_000;
+/// How long a wait without `--timeout` goes on while nothing in this farm brings it on.
+const STALLED: Duration = Duration::from_secs(30);
 
 /// The farm's present status.
 ///
@@ -48,7 +52,8 @@ fn stopped() -> CommandError {
     CommandError::new(Kind::Failed, "the agent on this machine has stopped").hint("start it with `bellwether serve`")
 }
 
-/// Waits until `servers` (none: all members) are in sync at `head`, for `--timeout`.
+/// Waits until `servers` (none: all members) are in sync at `head`, for `--timeout`. Without that, the wait ends, too, when for
+/// half a minute all that are missing have waited for something outside of this farm.
 ///
 /// # Errors
 /// Timed out, with the servers that are missing; or partly: the servers that cannot get there, with reasons.
@@ -58,11 +63,27 @@ pub(super) async fn until_reached(
     head: Number,
     servers: Option<&[ServerName]>,
 ) -> Result<(), CommandError> {
-    let rule = |status: &FarmStatus| match reached(status, head, servers) {
-        Verdict::Done => Ok(Ok(())),
-        Verdict::Partly(stuck) => Ok(Err(partly(head, &stuck))),
-        Verdict::Stopped(why) => Ok(Err(stopped_rollout(&why))),
-        Verdict::Waiting(whom) => Err(format!("{head} on {whom}")),
+    let mut stalled = None;
+    let rule = |status: &FarmStatus| {
+        let verdict = reached(status, head, servers);
+        let since = match verdict {
+            Verdict::Stalled(_) => *stalled.get_or_insert_with(Instant::now),
+            Verdict::Done | Verdict::Partly(_) | Verdict::Stopped(_) | Verdict::Waiting(_) => {
+                stalled = None;
+                Instant::now()
+            }
+        };
+        match verdict {
+            Verdict::Done => Ok(Ok(())),
+            Verdict::Partly(stuck) => Ok(Err(partly(head, &stuck))),
+            Verdict::Stopped(why) => Ok(Err(stopped_rollout(&why))),
+            Verdict::Stalled(whom) if common.timeout.is_none() && since.elapsed() >= STALLED => {
+                Ok(Err(partly(head, &whom)
+                    .hint("the servers that wait go on by themselves; `bellwether wait` waits for them")))
+            }
+            Verdict::Stalled(whom) => Err(format!("{head} on {}", named(&whom))),
+            Verdict::Waiting(whom) => Err(format!("{head} on {whom}")),
+        }
     };
     until(client, common, rule).await?
 }
@@ -114,9 +135,13 @@ pub(super) fn stopped_rollout(why: &str) -> CommandError {
     CommandError::new(Kind::Failed, why).hint("see `bellwether rollout show`")
 }
 
+/// Servers with their reasons, in one line.
+pub(super) fn named(servers: &[(ServerName, String)]) -> String {
+    servers.iter().map(|(server, why)| format!("{server}: {why}")).collect::<Vec<_>>().join("; ")
+}
+
 fn partly(head: Number, stuck: &[(ServerName, String)]) -> CommandError {
-    let servers: Vec<_> = stuck.iter().map(|(server, why)| format!("{server}: {why}")).collect();
-    let text = format!("{head} is on all servers but {}", servers.join("; "));
+    let text = format!("{head} is on all servers but {}", named(stuck));
     CommandError::new(Kind::Partly, text).hint("see `bellwether status`; `bellwether sync NAME` tries again")
 }
 

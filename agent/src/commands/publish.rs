@@ -109,7 +109,7 @@ pub(super) fn text(reply: &PublishReply, dry_run: bool, wait: Wait) -> String {
 
 /// `NAME=VALUE`. The manager checks both.
 pub(super) fn label(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or_else(|| format!("'{text}' is not a label: NAME=VALUE"))?;
+    let (name, value) = text.split_once('=').ok_or("there is no '=' in it")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 

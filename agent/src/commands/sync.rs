@@ -25,7 +25,7 @@ use crate::{
 /// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The servers; without names, all members
+    /// The servers; without names, all members. The manager, if it is named, runs the commands of its own sets again
     #[arg(value_name = "NAME")]
     pub servers: Vec<ServerName>,
     /// Hash every byte, even of files whose times did not change

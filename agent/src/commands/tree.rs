@@ -3,13 +3,15 @@
 use std::ffi::OsString;
 
 use bellwether_proto::{
-    entry::EntryPath,
     revision::RevisionName,
     v1::{TreeAtRequest, TreeEntry, TreeRequest},
 };
 use serde_json::{Value, json};
 
-use super::{past, target};
+use super::{
+    differences::{exact, exact_link, path as shown},
+    past, target,
+};
 use crate::{common::Common, error::CommandError, output};
 
 /// The arguments.
@@ -67,17 +69,12 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// A path for people; unprintable bytes are escaped.
-fn shown(path: &[u8]) -> String {
-    EntryPath::new(path).map_or_else(|_| path.escape_ascii().to_string(), |path| path.to_string())
-}
-
 fn as_json(entry: &TreeEntry) -> Value {
-    let exact = |bytes: &[u8]| std::str::from_utf8(bytes).is_err().then(|| data_encoding::BASE64.encode(bytes));
+    let ((path, path_base64), (link, link_base64)) = (exact(&entry.path), exact_link(entry));
     json!({
         "set": entry.set,
-        "path": shown(&entry.path),
-        "path_base64": exact(&entry.path),
+        "path": path,
+        "path_base64": path_base64,
         "kind": entry.kind,
         "mode": format!("{:04o}", entry.mode),
         "user": entry.user,
@@ -85,7 +82,8 @@ fn as_json(entry: &TreeEntry) -> Value {
         "mtime": entry.mtime,
         "size": entry.size,
         "hash": entry.hash,
-        "link": (entry.kind == "link").then(|| entry.link.escape_ascii().to_string()),
+        "link": link,
+        "link_base64": link_base64,
     })
 }
 
@@ -121,6 +119,14 @@ mod tests {
             link: bytes::Bytes::new(),
         };
         assert_eq!(as_text(&entry), "-0640 root:www-data             12 1970-01-01 00:00:00 01234567 nginx:a\\x1b[2J");
-        assert_eq!(as_json(&entry)["mode"], "0640");
+        let json = as_json(&entry);
+        assert_eq!((&json["mode"], &json["link"]), (&"0640".into(), &Value::Null));
+        assert_eq!(
+            (&json["path"], &json["path_base64"]),
+            (&"a\x1b[2J".into(), &Value::Null),
+            "JSON has its own escapes"
+        );
+        let bytes = as_json(&TreeEntry { path: b"a\xff\n".to_vec().into(), ..entry });
+        assert_eq!((&bytes["path"], &bytes["path_base64"]), (&"a\\xff\\n".into(), &"Yf8K".into()));
     }
 }

@@ -40,7 +40,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         done.iter().map(|(server, found)| json!({ "server": server.name, "verified": found })).collect();
     let silent: Vec<_> = done.iter().filter(|(_, found)| found.is_none()).map(|(server, _)| server).collect();
     let done: Vec<_> = done.iter().filter_map(|(server, found)| Some((server, found.as_ref()?))).collect();
-    let differing: Vec<_> = done.iter().filter(|(_, found)| !found.equal).map(|(server, _)| differs(server)).collect();
+    let differing: Vec<_> = done.iter().filter(|(_, found)| !found.equal).map(differs).collect();
     if !differing.is_empty() {
         let text = format!("not as the head revision: {}", differing.join("; "));
         return Err(CommandError::new(Kind::Partly, text).hint("`bellwether sync NAME` brings the head revision back"));
@@ -69,13 +69,21 @@ fn found(status: &FarmStatus, asked: &[String], since_ms: u64) -> Result<Vec<Fou
     let servers = status.servers.iter().filter(|server| asked.iter().any(|name| name == server.name.as_str()));
     let one = |server: &ServerStatus| match &server.verified {
         Some(found) if found.time_ms >= since_ms => Ok((server.clone(), Some(found.clone()))),
-        _ if matches!(server.state, State::Unreachable | State::Left | State::Disabled) => Ok((server.clone(), None)),
+        _ if never_answers(server.state) => Ok((server.clone(), None)),
         _ => Err(server.name.to_string()),
     };
     servers.map(one).collect()
 }
 
-fn differs(server: &ServerStatus) -> String {
+/// Whether a server in that state answers no question.
+fn never_answers(state: State) -> bool {
+    matches!(state, State::Unreachable | State::Left | State::Disabled | State::Conflict | State::Superseded)
+}
+
+fn differs((server, found): &(&ServerStatus, &Verified)) -> String {
+    if !found.unread.is_empty() {
+        return format!("{} cannot read {}", server.name, found.unread);
+    }
     let first = server.drift.first().map(|path| format!(", {path} first")).unwrap_or_default();
     match (server.revision, server.drift_entries) {
         (None, _) => format!("{} holds no revision", server.name),

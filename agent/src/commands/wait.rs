@@ -86,9 +86,14 @@ struct Watched {
 impl Watched {
     /// The outcome, once it is known: the revision at which all are in sync.
     fn look(&mut self, status: &FarmStatus) -> Option<Result<Reached, CommandError>> {
-        self.goal = self.goal.or(self.asked.revision).or(status.head);
+        // What was saved before this command is to be in the revision.
+        let newest = status.head.filter(|_| !status.pending);
+        self.goal = self.goal.or(self.asked.revision).or(newest);
         let Some(goal) = self.goal else {
-            self.waiting("nothing is published yet");
+            self.waiting(match status.pending {
+                true => "edits at the manager are to be published first",
+                false => "nothing is published yet",
+            });
             return None;
         };
         let judge = if self.asked.serving { serving } else { reached };
@@ -100,6 +105,10 @@ impl Watched {
             }
             Verdict::Waiting(whom) => {
                 self.waiting(&whom);
+                None
+            }
+            Verdict::Stalled(whom) => {
+                self.waiting(&farm::named(&whom));
                 None
             }
             Verdict::Partly(stuck) => Some(Err(partly(self.what(), goal, &stuck))),
@@ -186,6 +195,7 @@ mod tests {
             publish: "auto".into(),
             watching: "events".into(),
             unpublished: None,
+            pending: false,
             quarantined: Vec::new(),
             sets: vec![],
             warnings: vec![],
@@ -222,6 +232,16 @@ mod tests {
         status.head = Some("1.8".parse().unwrap());
         status.servers[1].revision = Some("1.7".parse().unwrap());
         assert_eq!(watched.look(&status), Some(Ok(there())), "1.8 is not waited for");
+    }
+
+    #[test]
+    fn edits_that_go_on_are_waited_for_unless_a_revision_is_named() {
+        let status = FarmStatus { pending: true, ..farm("m", State::InSync) };
+        assert_eq!(watched(Some("1.7"), &[]).look(&status), Some(Ok(there())));
+        let mut watched = watched(None, &[]);
+        assert_eq!((watched.look(&status), watched.goal), (None, None));
+        assert!(watched.last.contains("to be published first"));
+        assert_eq!(watched.look(&farm("m", State::InSync)), Some(Ok(there())));
     }
 
     #[test]

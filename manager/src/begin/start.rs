@@ -337,6 +337,7 @@ fn run(
         unpublished: None,
         failures: 0,
         proving: Default::default(),
+        pending: false,
         early: None,
         batch: Default::default(),
         live: LiveLook::new(Instant::now()),

@@ -7,12 +7,25 @@ use bellwether_proto::{
     name::ServerName,
     record::Version,
     revision::{Epoch, Number},
-    status::Observation,
+    status::{Cause, Observation},
 };
 
 /// The reached servers.
 #[derive(Debug, Default)]
-pub(crate) struct ReachedServers(BTreeMap<ServerName, ReachedServer>);
+pub(crate) struct ReachedServers {
+    connected: BTreeMap<ServerName, ReachedServer>,
+    /// The revision that each server refused last: a new connection does not say it again.
+    refused: BTreeMap<ServerName, Refused>,
+}
+
+/// A revision that a server refused.
+#[derive(Debug)]
+struct Refused {
+    revision: Number,
+    reason: String,
+    /// The obstacle, which may pass.
+    cause: Option<Cause>,
+}
 
 /// A server as its connection shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,25 +80,25 @@ impl ReachedServer {
 impl ReachedServers {
     /// A connection to that server begins.
     pub(crate) fn begin(&mut self, server: ServerName, incarnation: u64) {
-        self.0.insert(server, ReachedServer::new(incarnation));
+        self.connected.insert(server, ReachedServer::new(incarnation));
     }
 
     /// Its connection ended.
     pub(crate) fn end(&mut self, server: &ServerName) {
-        self.0.remove(server);
+        self.connected.remove(server);
     }
 
     pub(crate) fn get(&self, server: &ServerName) -> Option<&ReachedServer> {
-        self.0.get(server)
+        self.connected.get(server)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&ServerName, &ReachedServer)> {
-        self.0.iter()
+        self.connected.iter()
     }
 
     /// Changes the entry of a connected server. Returns whether the entry differs from before.
     pub(crate) fn change(&mut self, server: &ServerName, change: impl FnOnce(&mut ReachedServer)) -> bool {
-        let Some(reached) = self.0.get_mut(server) else { return false };
+        let Some(reached) = self.connected.get_mut(server) else { return false };
         let before = reached.clone();
         change(reached);
         *reached != before
@@ -93,6 +106,14 @@ impl ReachedServers {
 
     /// Updates the entry of a server by an observation, as [`ReachedServers::change`] does.
     pub(crate) fn observe(&mut self, server: &ServerName, observation: &Observation) -> bool {
+        match observation {
+            Observation::Refused { revision, reason, cause, .. } => {
+                let refused = Refused { revision: *revision, reason: reason.clone(), cause: *cause };
+                self.refused.insert(server.clone(), refused);
+            }
+            Observation::Done { .. } => drop(self.refused.remove(server)),
+            _ => {}
+        }
         self.change(server, |reached| reached.observe(observation))
     }
 
@@ -101,7 +122,9 @@ impl ReachedServers {
     /// # Errors
     /// The missing part. [`Missing::Never`]: waiting alone does not help.
     pub(crate) fn holds(&self, server: &ServerName, head: Number) -> Result<(), Missing> {
-        let Some(reached) = self.0.get(server) else { return Err(Missing::Yet("it does not answer".to_owned())) };
+        let Some(reached) = self.connected.get(server) else {
+            return Err(Missing::Yet("it does not answer".to_owned()));
+        };
         if let Some(fault) = &reached.fault {
             return Err(Missing::Never(format!("it is in error ({fault}); first: bellwether sync {server}")));
         }
@@ -112,11 +135,20 @@ impl ReachedServers {
         if let Some(away) = &reached.away {
             return Err(Missing::Never(away.clone()));
         }
-        match reached.at {
-            Some(at) if at == head => Ok(()),
-            Some(at) if reached.busy => Err(Missing::Yet(format!("it is at {at} and being brought to {head}"))),
-            Some(at) => Err(Missing::Yet(format!("it is at {at}, the head is {head}"))),
-            None => Err(Missing::Yet("it holds no revision yet".to_owned())),
+        let refused = self.refused.get(server).filter(|refused| refused.revision == head && !reached.busy);
+        match (reached.at, refused) {
+            (Some(at), _) if at == head => Ok(()),
+            (_, Some(Refused { reason, cause: Some(_), .. })) => {
+                Err(Missing::Yet(format!("it waits to take the head, {head} ({reason})")))
+            }
+            (_, Some(Refused { reason, cause: None, .. })) => {
+                let next = format!("first publish a content that it takes, or: bellwether sync {server}");
+                Err(Missing::Never(format!("it refused the head, {head} ({reason}); {next}")))
+            }
+
+            (Some(at), None) if reached.busy => Err(Missing::Yet(format!("it is at {at} and being brought to {head}"))),
+            (Some(at), None) => Err(Missing::Yet(format!("it is at {at}, the head is {head}"))),
+            (None, None) => Err(Missing::Yet("it holds no revision yet".to_owned())),
         }
     }
 }
@@ -159,6 +191,19 @@ mod tests {
         servers.observe(&server, &Observation::Drift { entries: 0, paths: Vec::new(), held: false, kept: Vec::new() });
         servers.observe(&server, &Observation::Failed("disk".into()));
         assert!(matches!(missing(&servers), Err(Missing::Never(_))), "in error");
+        let refused =
+            |cause| Observation::Refused { revision: number(3), reason: "no".into(), cause, output: String::new() };
+        servers.observe(&server, &reached(2));
+        servers.observe(&server, &refused(None));
+        assert!(matches!(missing(&servers), Err(Missing::Never(why)) if why.contains("refused the head, 1.3 (no)")));
+        servers.end(&server);
+        servers.begin(server.clone(), 2);
+        servers.observe(&server, &reached(2));
+        assert!(matches!(missing(&servers), Err(Missing::Never(_))), "over a new connection, too");
+        servers.observe(&server, &refused(Some(Cause::Space)));
+        assert!(matches!(missing(&servers), Err(Missing::Yet(why)) if why.contains("(no)")), "it is tried again");
+        servers.observe(&server, &Observation::Started { sync: true, to: number(3) });
+        assert!(matches!(missing(&servers), Err(Missing::Yet(why)) if why.contains("being brought")), "by a person");
         servers.observe(&server, &reached(4));
         assert!(matches!(missing(&servers), Err(Missing::Yet(_))), "ahead");
         servers.end(&server);

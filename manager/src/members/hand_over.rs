@@ -211,8 +211,12 @@ impl Manager {
 
     fn missing(&self, to: &ServerName, head: Number, version: Version) -> Result<(), Missing> {
         let shared = &self.inner.shared;
+        let is_stopped = matches!(shared.held(), Some(rollout::Hold::Stopped(_)));
         let reached = shared.reached.borrow();
         reached.holds(to, head).map_err(|missing| match missing {
+            Missing::Yet(why) if shared.rollouts.hold(to) && is_stopped => {
+                Missing::Never(format!("{why}; the rollout is stopped: bellwether rollout show"))
+            }
             Missing::Yet(why) if shared.rollouts.hold(to) => {
                 Missing::Yet(format!("{why}; its wave has not begun: bellwether rollout show"))
             }

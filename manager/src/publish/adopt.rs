@@ -4,7 +4,6 @@
 use std::time::Instant;
 
 use bellwether_group::rollout::Hold;
-use bellwether_local::prove::Complaint;
 use bellwether_proto::{
     advice::{Advice, Advise},
     entry::Chunk,
@@ -13,7 +12,7 @@ use bellwether_proto::{
 use bellwether_store::{
     apply::{self, Failed, Recovered, Refused, Site},
     history::{History, HistoryError},
-    scan::{Look, ScanError},
+    scan::ScanError,
     state::record::decide,
     tree::{Change, Tree},
 };
@@ -23,8 +22,9 @@ use crate::{
     publish::{
         batch::InBatch,
         head::Head,
-        own_sets::{self, Live, SwitchError, entry, lines, named, places, same},
-        round::{PublishError, decide_rollout},
+        own_sets::{self, Live, SwitchError, entry, lines, named, same},
+        rejection::Rejection,
+        round::{PublishError, decide_rollout, publish_or_discard},
         safety::{Fright, Step},
     },
     shared::Shared,
@@ -106,8 +106,8 @@ pub enum AdoptError {
     #[error("the edits are in the manager's sets, but are not published yet")]
     Publish(#[source] PublishError),
     /// A command of the set on this server refuses the content, and the manager's sets are as they were.
-    #[error("refused, and the manager's sets are as they were: {}", .0.reason)]
-    Rejected(Complaint),
+    #[error("{}", .0.of_change())]
+    Rejected(Rejection),
 }
 
 impl From<SwitchError> for AdoptError {
@@ -122,7 +122,7 @@ impl From<SwitchError> for AdoptError {
 impl From<PublishError> for AdoptError {
     fn from(error: PublishError) -> Self {
         match error {
-            PublishError::Rejected(complaint) => Self::Rejected(complaint),
+            PublishError::Rejected(rejection) => Self::Rejected(rejection),
             other => Self::Publish(other),
         }
     }
@@ -137,11 +137,11 @@ impl Advise for AdoptError {
             ),
             Self::InBatch(batch) => batch.advice(),
             Self::Held(hold) => Some(decide_rollout(*hold)),
-            Self::Unpublished(_) => Some(Advice::run("first, at the manager", "bellwether publish")),
+            Self::Unpublished(_) => Some(publish_or_discard()),
             Self::Unknown(_) => Some(Advice::run("bring that server to the head", "bellwether sync NAME")),
             Self::Unfit(_) => Some(Advice::say("keep the directories that the edits are in, too")),
             Self::Publish(publish) => publish.advice(),
-            Self::Rejected(_) => Some(Advice::say("correct the content, and give the command again")),
+            Self::Rejected(rejection) => Some(rejection.advice_for_change()),
             Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether drift keep NAME --accept")),
             Self::Disputed(_) => Some(decide()),
             Self::Malformed(_) | Self::Scan(_) | Self::Refused(_) | Self::Failed(_) => None,
@@ -149,9 +149,9 @@ impl Advise for AdoptError {
     }
 }
 
-/// The result, or the expected one: the paths to scan then (none if nothing was done), and the edits.
+/// The result, or the expected one: the edits that were put into the sets (none if nothing was done), and the answer.
 pub(crate) struct Made {
-    pub(crate) look: Option<Look>,
+    pub(crate) edits: Vec<Change>,
     pub(crate) adopted: Adopted,
 }
 
@@ -169,7 +169,7 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
         return Err(AdoptError::Frightening(fright));
     }
     if adopt.dry_run || edits.is_empty() {
-        return Ok(Made { look: None, adopted });
+        return Ok(Made { edits: Vec::new(), adopted });
     }
     let other_rules = || AdoptError::Unpublished("the sets have other rules than before".to_owned());
     let live = Live::scan(own_sets::sources(shared, &head).ok_or_else(other_rules)?, known, &edits)?;
@@ -177,14 +177,13 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
     if !unpublished.is_empty() {
         return Err(AdoptError::Unpublished(named(&unpublished)));
     }
-    let look = Look::At(places(&edits));
-    let mut plan = live.plan(shared, (&head.tree, &target), edits, LABEL)?;
+    let mut plan = live.plan(shared, (&head.tree, &target), edits.clone(), LABEL)?;
     for (chunk, bytes) in &adopt.chunks {
         plan.supply(&chunk.hash, bytes)?;
     }
     plan.look_elsewhere(&live.tree)?;
     own_sets::switch(shared, plan)?;
-    Ok(Made { look: Some(look), adopted })
+    Ok(Made { edits, adopted })
 }
 
 /// Completes or takes back a switch that a crash interrupted; differences from the head are published then. Edits that

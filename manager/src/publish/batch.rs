@@ -167,7 +167,7 @@ impl Advise for BatchError {
             Self::InBatch(batch) => batch.advice(),
             Self::Held(hold) => Some(decide_rollout(*hold)),
             Self::Begin(publish) => publish.advice(),
-            Self::Publish(PublishError::Rejected(complaint)) => PublishError::Rejected(complaint.clone()).advice(),
+            Self::Publish(PublishError::Rejected(rejection)) => Some(rejection.advice()),
             Self::Publish(publish) => Some(publish.advice().map_or(drop.clone(), |advice| advice.or(&drop))),
             Self::HeldByRollout(_) => {
                 Some(Advice::run("to publish them all the same, in waves", "bellwether publish").or(&drop))

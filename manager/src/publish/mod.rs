@@ -12,6 +12,7 @@ pub(crate) mod proving;
 pub(crate) mod publisher;
 pub(crate) mod put;
 pub(crate) mod read;
+pub(crate) mod rejection;
 pub(crate) mod rollback;
 pub(crate) mod round;
 pub mod safety;

@@ -18,7 +18,14 @@ use bellwether_store::{
     tree::{Change, Node, Tree},
 };
 
-use crate::{publish::head::Head, shared::Shared};
+use crate::{
+    publish::{
+        head::Head,
+        rejection,
+        round::{Prepared, PublishError},
+    },
+    shared::Shared,
+};
 
 /// The most paths that a refusal names.
 const NAMED: usize = 10;
@@ -47,7 +54,13 @@ impl Live {
     pub(super) fn unpublished<'a>(&self, head: &Tree, changes: &'a [Change]) -> Vec<&'a Change> {
         let differs = |change: &&Change| {
             let at = |tree: &Tree| tree.get(&change.set, &change.path);
-            !same(at(&self.tree).as_ref(), at(head).as_ref(), change)
+            // A directory that was removed here would come back with this entry alone.
+            let directory = |tree: &Tree| {
+                let above = change.path.split().map(|(above, _)| above)?;
+                tree.get(&change.set, &above).filter(|node| matches!(node, Node::Directory(_)))
+            };
+            let is_gone = change.entry.is_some() && directory(head).is_some() && directory(&self.tree).is_none();
+            is_gone || !same(at(&self.tree).as_ref(), at(head).as_ref(), change)
         };
         changes.iter().filter(differs).collect()
     }
@@ -119,6 +132,24 @@ pub(super) fn sources(shared: &Shared, head: &Head) -> Option<Vec<Source>> {
     let sources = shared.sources();
     let rules = |set: &bellwether_store::tree::SetTree| sources.iter().any(|source| source.rules == set.rules);
     head.tree.sets().iter().all(rules).then_some(sources)
+}
+
+/// Checks that what is to be published has the `changes` that were made in these sets.
+///
+/// # Errors
+/// Somebody edited one of the entries meanwhile.
+pub(super) fn check_found(prepared: &Prepared, changes: &[Change]) -> Result<(), PublishError> {
+    let kind = |entry: Option<Entry>| entry.map(|entry| entry.kind);
+    let is_edited = |change: &&Change| {
+        let found = kind(entry(prepared.tree().get(&change.set, &change.path).as_ref()));
+        // A directory with excluded files in it stays.
+        let stays = change.entry.is_none() && found == Some(Kind::Directory);
+        !stays && found != kind(change.entry.clone()) && !prepared.is_unread(&change.set, &change.path)
+    };
+    match changes.iter().find(is_edited) {
+        None => Ok(()),
+        Some(change) => Err(PublishError::Edited(rejection::name(change))),
+    }
 }
 
 /// Whether the content that a change replaces is the same in both; for a directory that stays one, without its entries.

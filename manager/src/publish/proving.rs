@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use bellwether_local::prove::{self, Commands};
 use bellwether_proto::{
     clock::micros,
-    name::SetName,
+    name::{ServerName, SetName},
     revision::Number,
     status::{Event, Observation},
 };
@@ -15,6 +15,17 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use crate::{publish::head::Head, shared::Shared};
+
+/// The treatment of files that a command refuses before anything is reloaded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Validation {
+    /// They were validated before.
+    Done,
+    /// They are edits that are not published, and the state stays as it is.
+    Silent,
+    /// The person who asked is told.
+    Told,
+}
 
 /// The commands that run, or ran last.
 #[derive(Default)]
@@ -28,30 +39,47 @@ impl Proving {
     /// and nothing is reloaded then.
     pub(super) fn begin(&mut self, shared: &Arc<Shared>) {
         let number = shared.head.borrow().stored.header.number();
-        self.run(shared, number, shared.commands.clone(), true);
+        self.run(shared, number, shared.commands.clone(), Validation::Silent);
+    }
+
+    /// At a person's request (`sync`). When this returns, the monitor shows that they run.
+    pub(super) async fn again(&mut self, shared: &Arc<Shared>) {
+        if let Some(task) = self.task.take() {
+            // Its last word must not be taken for the end of this run, which has all its commands.
+            task.abort();
+            let _ = task.await;
+        }
+        let number = shared.head.borrow().stored.header.number();
+        shared.see(Event::Server(shared.name.clone(), Observation::Started { sync: true, to: number }));
+        self.run(shared, number, shared.commands.clone(), Validation::Told);
     }
 
     /// For a new head, in place of the tree `before`.
     pub(super) fn head(&mut self, shared: &Arc<Shared>, head: &Head, before: &Tree) {
         if !shared.commands.is_empty() {
-            self.run(shared, head.stored.header.number(), shared.commands_for(&before.diff(&head.tree)), false);
+            self.run(
+                shared,
+                head.stored.header.number(),
+                shared.commands_for(&before.diff(&head.tree)),
+                Validation::Done,
+            );
         }
     }
 
     /// The files of these changes are as in the head again.
-    pub(super) fn again(&mut self, shared: &Arc<Shared>, changes: &[Change]) {
+    pub(super) fn put_back(&mut self, shared: &Arc<Shared>, changes: &[Change]) {
         let number = shared.head.borrow().stored.header.number();
-        self.run(shared, number, shared.commands_for(changes), false);
+        self.run(shared, number, shared.commands_for(changes), Validation::Done);
     }
 
     /// The files of these sets' own paths are as in the head again.
     pub(super) fn live(&mut self, shared: &Arc<Shared>, sets: &[SetName]) {
         let number = shared.head.borrow().stored.header.number();
-        self.run(shared, number, shared.commands_of(sets), false);
+        self.run(shared, number, shared.commands_of(sets), Validation::Done);
     }
 
     /// A run that has not ended is given up, and its commands run with the new ones.
-    fn run(&mut self, shared: &Arc<Shared>, number: Number, commands: Commands, validates: bool) {
+    fn run(&mut self, shared: &Arc<Shared>, number: Number, commands: Commands, validation: Validation) {
         if commands.is_empty() {
             return;
         }
@@ -65,20 +93,41 @@ impl Proving {
         let (shared, commands) = (shared.clone(), self.commands.clone());
         let span = tracing::error_span!("publish", revision = %number);
         let proving = async move {
-            if validates && let Err(complaint) = prove::validate(&commands).await {
-                tracing::warn!(complaint.reason, "a command refuses the manager's files: nothing is reloaded");
-                return;
-            }
-            let began = Instant::now();
-            let observed = match prove::prove(&commands, false, |_| {}).await {
-                Ok(()) => Observation::Done { revision: number, micros: micros(began), kept: Vec::new() },
+            let validated = match validation {
+                Validation::Done => Ok(()),
+                Validation::Silent | Validation::Told => prove::validate(&commands).await,
+            };
+            let name = &shared.name;
+            let observed = match validated {
                 Err(complaint) => {
-                    tracing::error!(complaint.reason, complaint.output, "the service of this manager fails");
-                    Observation::Failed(format!("{}; correct the files, or: bellwether rollback", complaint.reason))
+                    tracing::warn!(complaint.reason, "a command refuses the manager's files: nothing is reloaded");
+                    if validation == Validation::Silent {
+                        return;
+                    }
+                    let next = format!("correct the files, or: bellwether discard; then: bellwether sync {name}");
+                    Observation::Failed(format!("nothing was reloaded: {}; {next}", complaint.reason))
+                }
+                Ok(()) => {
+                    let (observed, failure) = reloaded(&commands, number, name).await;
+                    shared.rollouts.observe_own(name, number, failure.as_deref());
+                    observed
                 }
             };
             shared.see(Event::Server(shared.name.clone(), observed));
         };
         self.task = Some(tokio::spawn(proving.instrument(span)));
+    }
+}
+
+/// Runs the commands that reload and check; the reason if one fails, too.
+async fn reloaded(commands: &Commands, number: Number, name: &ServerName) -> (Observation, Option<String>) {
+    let began = Instant::now();
+    match prove::prove(commands, false, |_| {}).await {
+        Ok(()) => (Observation::Done { revision: number, micros: micros(began), kept: Vec::new() }, None),
+        Err(complaint) => {
+            tracing::error!(complaint.reason, complaint.output, "the service of this manager fails");
+            let next = format!("correct the files, or: bellwether rollback; to try again: bellwether sync {name}");
+            (Observation::Failed(format!("{}; {next}", complaint.reason)), Some(complaint.reason))
+        }
     }
 }

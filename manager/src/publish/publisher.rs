@@ -16,6 +16,7 @@ use bellwether_proto::{
     advice::Advise,
     clock::now_ms,
     entry::EntryPath,
+    error::chain,
     name::SetName,
     record::{Policy, Publish, SetRules},
     revision::HOLD,
@@ -24,8 +25,8 @@ use bellwether_proto::{
 use bellwether_store::{
     history::REVISIONS,
     index,
-    scan::{HardLink, Look, Means, Notice, ScanError},
-    tree::{SetTree, Tree},
+    scan::{Depth, HardLink, Look, Means, Notice, ScanError, scan},
+    tree::{Change, SetTree, Tree},
     watch::{
         Modes, Rescans,
         debounce::Burst,
@@ -43,8 +44,10 @@ use crate::{
         head::Head,
         links,
         live::{self, LiveLook},
+        own_sets,
         proving::Proving,
         put::{self, Asked, Changed},
+        rejection::{self, Rejection},
         rollback::{self, Rollback, RollbackError, RolledBack},
         round::{self, Cause, Changes, Findings, Outcome, Prepared, PublishError, Request, RoundResult},
         waiting::Waiting,
@@ -64,6 +67,8 @@ const BASE_EVERY: Duration = Duration::from_secs(30);
 const BASE_SHARE: u32 = 20;
 /// The pause between a publish and a due base of it.
 const QUIET_FOR_BASE: Duration = Duration::from_secs(2);
+/// The time for which edits have gone on before the status says so.
+const PENDING: Duration = Duration::from_secs(1);
 /// The most notices of one set in the status.
 const NOTICES: usize = 20;
 
@@ -82,6 +87,8 @@ pub(crate) enum Command {
     Discard(Discard, oneshot::Sender<Result<Discarded, DiscardError>>),
     /// Begins a batch; its session ends it.
     Batch(Box<BeginBatch>, oneshot::Sender<Result<Begun, BatchError>>),
+    /// Runs this server's own commands again; the answer comes when the monitor shows that.
+    Prove(oneshot::Sender<()>),
     /// The sets as they are now; nothing is published.
     Look(oneshot::Sender<Result<Tree, PublishError>>),
 }
@@ -116,6 +123,8 @@ pub(crate) struct Publisher {
     pub(crate) told: Vec<SetStatus>,
     /// The last report on unpublished edits to the monitor.
     pub(crate) unpublished: Option<String>,
+    /// Whether the monitor was told that edits go on.
+    pub(crate) pending: bool,
     /// Publishes that failed in a row.
     pub(crate) failures: u32,
     /// The commands that have this server's services take the head.
@@ -169,8 +178,8 @@ pub(super) enum PublishTask {
     Look(Look),
     /// The same, at a person's request.
     Asked(Look, Request),
-    /// The same, for a change that a person requested: it was judged before.
-    Made(Look, Request),
+    /// These edits, which a person requested and which were made in the sets: they were judged before.
+    Made(Vec<Change>, Request),
 }
 
 impl PublishTask {
@@ -192,8 +201,10 @@ impl PublishTask {
             Self::Prepared(prepared) => *prepared,
             Self::Look(look) => round::prepare(shared, known, look, &Cause::RoundResult, began)?,
             Self::Asked(look, request) => round::prepare(shared, known, look, &Cause::Asked(request), began)?,
-            Self::Made(look, request) => {
+            Self::Made(edits, request) => {
+                let look = Look::At(own_sets::places(&edits));
                 let prepared = round::prepare(shared, known, look.clone(), &Cause::Judged(request), began)?;
+                own_sets::check_found(&prepared, &edits)?;
                 return Ok(commit_made(shared, known.0, prepared, &look));
             }
         };
@@ -203,15 +214,41 @@ impl PublishTask {
 
 /// Commits a change that was made here in order to be published. One that a command refuses is taken out of the sets again.
 fn commit_made(shared: &Arc<Shared>, known: &Tree, prepared: Prepared, look: &Look) -> RoundResult {
-    let done = round::commit(shared, prepared);
-    if let (Err(PublishError::Rejected(_)), Look::At(places)) = (&done.outcome, look) {
-        let places = places.keys().cloned().collect();
-        if let Err(error) = discard::discard(shared, known, &Discard { places, dry_run: false }) {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, "a refused change stays in the manager's sets: bellwether discard");
-        }
+    let found = prepared.tree().clone();
+    let mut done = round::commit(shared, prepared);
+    if let (Err(PublishError::Rejected(rejection)), Look::At(places)) = (&mut done.outcome, look) {
+        put_back(shared, (known, &found), rejection, places);
     }
     done
+}
+
+/// Takes a change out of the sets again that a command refuses. Edits of others stay: those that the command saw, too, and those
+/// that came over the change meanwhile. `known` are the sets before the change, `found` the ones with it.
+fn put_back(
+    shared: &Arc<Shared>,
+    (known, found): (&Tree, &Tree),
+    rejection: &mut Rejection,
+    places: &BTreeMap<(SetName, EntryPath), Depth>,
+) {
+    let look = Look::At(places.clone());
+    let now = scan(&shared.sources(), found, &look).map_or_else(|_| found.clone(), |scan| scan.tree);
+    let is_ours = |(set, path): &(SetName, EntryPath)| match (now.get(set, path), found.get(set, path)) {
+        (Some(now), Some(made)) => now.same(&made),
+        (now, made) => now.is_none() && made.is_none(),
+    };
+    let (ours, theirs): (Vec<_>, Vec<_>) = places.keys().cloned().partition(is_ours);
+    let is_made = |change: &Change| places.keys().any(|(set, path)| *set == change.set && change.path.is_within(path));
+    let mut others = shared.head.borrow().tree.diff(known);
+    others.retain(|change| places.keys().any(|(set, _)| *set == change.set) && !is_made(change));
+    rejection.edits = others.iter().map(rejection::name).collect();
+    rejection.edits.extend(theirs.iter().map(|(set, path)| format!("{set}:{path}")));
+    if ours.is_empty() {
+        return;
+    }
+    if let Err(error) = discard::discard(shared, known, &Discard { places: ours, dry_run: false }) {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(error, "a refused change stays in the manager's sets: bellwether discard");
+    }
 }
 
 /// Makes a change and publishes it; none if it changes nothing. Blocks.
@@ -226,6 +263,10 @@ fn change(
     let prepared = round::prepare(shared, known, made.look(), &Cause::Judged(request), Instant::now());
     // After the pack is on the disk: most file systems write both at once.
     made.sync()?;
+    if let Ok(prepared) = &prepared {
+        // The edit of somebody else would be acknowledged as this change.
+        asked.check_found(prepared)?;
+    }
     Ok(Some(prepared.map(|prepared| commit_made(shared, known.0, prepared, &made.look()))))
 }
 
@@ -245,6 +286,7 @@ impl Publisher {
         self.end_hold().await;
         self.proving.begin(&self.shared);
         loop {
+            self.tell_pending(Instant::now());
             let next = self.next();
             tokio::select! {
                 () = stopped(&mut shutdown) => break,
@@ -310,10 +352,26 @@ impl Publisher {
         let Times { rescan, full, young, base, wanted: _, base_took: _ } = &self.times;
         let dirty = self.dirty.due(self.limits());
         let young = young.as_ref().map(|(at, _)| *at);
-        [self.early_at(), dirty, young, *base, self.waiting.due()]
+        [self.early_at(), dirty, young, *base, self.waiting.due(), self.pending_at()]
             .into_iter()
             .flatten()
             .fold((*rescan).min(*full), Instant::min)
+    }
+
+    /// The time at which edits have gone on for long, unless the monitor was told; none: they do not become a revision by themselves.
+    fn pending_at(&self) -> Option<Instant> {
+        let began = self.dirty.began().filter(|_| !self.pending)?;
+        self.shared.publishes_by_itself().then_some(began + PENDING)
+    }
+
+    /// Tells the monitor when edits have gone on for long, and when they have become a revision.
+    fn tell_pending(&mut self, now: Instant) {
+        let long = self.dirty.began().is_some_and(|began| began + PENDING <= now);
+        let pending = long && self.shared.publishes_by_itself();
+        if self.pending != pending {
+            self.pending = pending;
+            self.shared.see(Event::Pending(pending));
+        }
     }
 
     /// The time to prepare the burst so far, unless it is prepared.
@@ -397,6 +455,10 @@ impl Publisher {
             Command::Batch(begin, answer) => {
                 let _ = answer.send(self.begin_batch(*begin).await);
             }
+            Command::Prove(answer) => {
+                self.proving.again(&self.shared).await;
+                let _ = answer.send(());
+            }
             Command::Look(answer) => {
                 // Every difference counts, even a refused one.
                 let cause = Cause::Asked(Request { dry_run: true, accept: true, ..Request::default() });
@@ -468,9 +530,9 @@ impl Publisher {
         let request = Request { message, author, accept: adopt.accept, ..Request::default() };
         let (shared, known) = (self.shared.clone(), self.known.clone());
         let made = tokio::task::spawn_blocking(move || adopt::make(&shared, &known, &adopt)).await;
-        let Made { look, mut adopted } = made.map_err(|_| PublishError::Stopping)??;
-        if let Some(look) = look {
-            let published = self.asked(PublishTask::Made(look, request)).await?;
+        let Made { edits, mut adopted } = made.map_err(|_| PublishError::Stopping)??;
+        if !edits.is_empty() {
+            let published = self.asked(PublishTask::Made(edits, request)).await?;
             if published.revision.is_none() && !published.unread.is_empty() {
                 return Err(PublishError::Waits(published.unread.join(", ")).into());
             }
@@ -487,6 +549,10 @@ impl Publisher {
         let replaced = self.shared.rollouts.replaceable(&self.shared.head.borrow().stored.header);
         let in_its_place = replaced.filter(|_| rollback.places.is_empty());
         let rollback = Rollback { takes_back: rollback.takes_back.or(in_its_place), ..rollback };
+        if !rollback.dry_run {
+            // Edits elsewhere, and those that come meanwhile, are found again.
+            self.times.rescan = Instant::now();
+        }
         let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
         let work = move || {
             let way = rollback::find(&shared, &rollback)?;
@@ -498,13 +564,14 @@ impl Publisher {
             // On top of the head: edits elsewhere that are not published are no part of this revision.
             let (head, cause) = (shared.head.borrow().clone(), Cause::Judged(rollback.request(way.back.to)));
             let prepared = round::prepare(&shared, (&head.tree, &waiting), look.clone(), &cause, began);
+            if let Ok(prepared) = &prepared {
+                way.check_found(prepared)?;
+            }
             let done = prepared.map(|prepared| commit_made(&shared, &known, prepared, &look));
             Ok::<_, RollbackError>((way.back, Some(done)))
         };
         let (mut back, seen) = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)??;
         let Some(seen) = seen else { return Ok(back) };
-        // Those edits are found again.
-        self.times.rescan = Instant::now();
         match self.settle_made(seen).await? {
             (Outcome::Published(head, _), _) => back.revision = Some(head.stored.header.clone()),
             (_, unread) if !unread.is_empty() => return Err(PublishError::Waits(unread.join(", ")).into()),
@@ -715,8 +782,8 @@ impl Publisher {
                 Some(format!("{} {entries} from the head; {next}", changes.count))
             }
             Err(error) => Some(match error.advice() {
-                Some(advice) => format!("{}; {}", with_sources(error), advice.hint),
-                None => with_sources(error),
+                Some(advice) => format!("{}; {}", chain(error), advice.hint),
+                None => chain(error),
             }),
         };
         if self.unpublished != now {
@@ -810,18 +877,6 @@ fn policy_of(shared: &Shared) -> (Vec<SetRules>, Publish, bool, bool) {
     let record = shared.record.borrow();
     let policy = &record.record().policy;
     (policy.sets.clone(), policy.publish, policy.paused, is_held)
-}
-
-/// An error and its sources, in one line.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 use std::time::Instant;
 
 use bellwether_group::rollout::Hold;
-use bellwether_local::prove::Complaint;
 use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
@@ -17,15 +16,16 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     replace::{LookedAt, ReplaceError, Replaced},
-    scan::{Excludes, ScanError, Source},
+    scan::{Excludes, ScanError, Source, content},
     state::record::decide,
-    tree::{Change, Edit},
+    tree::{Change, Edit, Node},
 };
 
 use crate::{
     publish::{
         batch::InBatch,
-        round::{PublishError, back_or_accept, decide_rollout},
+        rejection::Rejection,
+        round::{Prepared, PublishError, back_or_accept, decide_rollout, publish_or_discard},
         safety::{Fright, Step},
     },
     shared::Shared,
@@ -105,14 +105,14 @@ pub enum ChangeError {
     #[error("the file was changed at the manager, but is not published yet")]
     Publish(#[source] PublishError),
     /// A command of the set on this server refuses the content, and the manager's sets are as they were.
-    #[error("refused, and the manager's sets are as they were: {}", .0.reason)]
-    Rejected(Complaint),
+    #[error("{}", .0.of_change())]
+    Rejected(Rejection),
 }
 
 impl From<PublishError> for ChangeError {
     fn from(error: PublishError) -> Self {
         match error {
-            PublishError::Rejected(complaint) => Self::Rejected(complaint),
+            PublishError::Rejected(rejection) => Self::Rejected(rejection),
             other => Self::Publish(other),
         }
     }
@@ -127,9 +127,9 @@ impl Advise for ChangeError {
             }
             Self::InBatch(batch) => batch.advice(),
             Self::Held(hold) => Some(decide_rollout(*hold)),
-            Self::Unpublished(_) => Some(Advice::run("first, at the manager", "bellwether publish")),
+            Self::Unpublished(_) => Some(publish_or_discard()),
             Self::Publish(publish) => publish.advice(),
-            Self::Rejected(_) => Some(Advice::say("correct the content, and give the command again")),
+            Self::Rejected(rejection) => Some(rejection.advice_for_change()),
             Self::Frightening(file, _) => {
                 Some(Advice::run("if that is meant", format!("bellwether rm --accept {file}")))
             }
@@ -222,6 +222,24 @@ fn make_in(source: &Source, asked: &Asked) -> Result<Option<Replaced>, ChangeErr
 impl Asked {
     fn file(&self) -> String {
         format!("{}:{}", self.set, self.path)
+    }
+
+    /// The error if the tree that is to be published has other content than this change has made.
+    pub(crate) fn check_found(&self, prepared: &Prepared) -> Result<(), ChangeError> {
+        let found = prepared.tree().get(&self.set, &self.path);
+        let is_found = match (&self.what, &found) {
+            (Operation::Put { data, .. }, Some(Node::File { content: found, .. })) => {
+                content::cut(&data[..], data.len() as u64).is_ok_and(|made| made == *found)
+            }
+            (Operation::Remove, None) => true,
+            (Operation::Put { .. }, Some(Node::Directory(_) | Node::Link { .. }) | None)
+            | (Operation::Remove, Some(_)) => false,
+        };
+        if is_found || prepared.is_unread(&self.set, &self.path) {
+            return Ok(());
+        }
+        let found = "it was edited while this change was published, and the edit stays".to_owned();
+        Err(ChangeError::Conflict(self.file(), found))
     }
 
     fn check(&self, there: &LookedAt) -> Result<(), ChangeError> {

@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Instant};
 
-use bellwether_local::prove::Complaint;
 use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
@@ -25,7 +24,8 @@ use crate::{
     publish::{
         batch::InBatch,
         own_sets::{self, Live, SwitchError, entry, lines, named},
-        round::{PublishError, Request},
+        rejection::Rejection,
+        round::{Prepared, PublishError, Request},
         safety::{Fright, Step, under},
     },
     shared::Shared,
@@ -149,8 +149,8 @@ pub enum RollbackError {
     #[error("the content is in the manager's sets, but is not published yet")]
     Publish(#[source] PublishError),
     /// A command of the set on this server refuses the content, and the manager's sets are as they were.
-    #[error("refused, and the manager's sets are as they were: {}", .0.reason)]
-    Rejected(Complaint),
+    #[error("{}", .0.of_change())]
+    Rejected(Rejection),
 }
 
 impl From<SwitchError> for RollbackError {
@@ -165,7 +165,7 @@ impl From<SwitchError> for RollbackError {
 impl From<PublishError> for RollbackError {
     fn from(error: PublishError) -> Self {
         match error {
-            PublishError::Rejected(complaint) => Self::Rejected(complaint),
+            PublishError::Rejected(rejection) => Self::Rejected(rejection),
             other => Self::Publish(other),
         }
     }
@@ -187,7 +187,7 @@ impl Advise for RollbackError {
             Self::Frightening { .. } => Some(Advice::say("if that is meant, give the command again with --accept")),
             Self::Hold(edit) => edit.advice(),
             Self::Publish(publish) => publish.advice(),
-            Self::Rejected(_) => Some(Advice::say("correct the content, and give the command again")),
+            Self::Rejected(rejection) => Some(rejection.advice_for_change()),
             Self::Disputed(_) => Some(decide()),
             Self::NotHead(_)
             | Self::Malformed(_)
@@ -268,6 +268,14 @@ impl Way {
             return Err(RollbackError::Unpublished { count, of, named });
         }
         Ok((live, due))
+    }
+
+    /// Checks that what is to be published has the content that was put into the sets.
+    ///
+    /// # Errors
+    /// Somebody edited an entry meanwhile.
+    pub(crate) fn check_found(&self, prepared: &Prepared) -> Result<(), PublishError> {
+        own_sets::check_found(prepared, &self.changes)
     }
 
     /// Puts the content into the sets, durably; the places to publish then. Blocks.

@@ -12,7 +12,7 @@ use bellwether_group::{
     edits,
     rollout::{self, Hold},
 };
-use bellwether_local::prove::{self, Complaint};
+use bellwether_local::prove;
 use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
@@ -38,6 +38,7 @@ use crate::{
         batch::InBatch,
         head::Head,
         live::{self, Checkout, LiveError},
+        rejection::Rejection,
         safety::{Fright, Step},
         waiting::Waiting,
     },
@@ -113,8 +114,11 @@ pub enum PublishError {
     #[error("{0}")]
     Disputed(Arc<str>),
     /// A command of a set on this server refuses the files.
-    #[error("refused: {}", .0.reason)]
-    Rejected(Complaint),
+    #[error("refused: {}", .0.complaint.reason)]
+    Rejected(Rejection),
+    /// A file that a command has changed was edited before it was published: the edit is no part of that command.
+    #[error("{0} was edited while the change was published; the edit stays")]
+    Edited(String),
     /// The manager stops.
     #[error("the manager is stopping; nothing was published")]
     Stopping,
@@ -123,7 +127,7 @@ pub enum PublishError {
 impl From<LiveError> for PublishError {
     fn from(error: LiveError) -> Self {
         match error {
-            LiveError::Rejected(complaint) => Self::Rejected(complaint),
+            LiveError::Rejected(complaint) => Self::Rejected(Rejection::new(complaint, &[])),
             LiveError::Stopping => Self::Stopping,
             LiveError::Refused(Refused::Missing(_)) => Self::Waits("files changed while they were read".to_owned()),
             other => Self::Live(other),
@@ -135,10 +139,8 @@ impl Advise for PublishError {
     fn advice(&self) -> Option<Advice> {
         match self {
             Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether publish --accept")),
-            Self::Rejected(_) => Some(
-                Advice::say("correct the files")
-                    .or(&Advice::run("or, to drop the edits, at the manager", "bellwether discard")),
-            ),
+            Self::Rejected(rejection) => Some(rejection.advice()),
+            Self::Edited(_) => Some(Advice::run("see", "bellwether diff")),
             Self::Level(_) => Some(Advice::run("first, at the manager", "bellwether group set --level 2")),
             Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
             Self::InBatch(batch) => batch.advice(),
@@ -161,6 +163,12 @@ impl Advise for PublishError {
 pub(crate) fn back_or_accept() -> Advice {
     let accept = Advice::run("or, if this is meant, at the manager", "bellwether publish --accept");
     Advice::say("mount again what was there").or(&accept)
+}
+
+/// The advice for a change that edits at the manager keep from being made.
+pub(crate) fn publish_or_discard() -> Advice {
+    let discard = Advice::run("or, to drop them", "bellwether discard");
+    Advice::run("publish these edits first, at the manager", "bellwether publish").or(&discard)
 }
 
 /// The advice while a rollout is stopped.
@@ -312,6 +320,16 @@ impl Prepared {
 }
 
 impl Prepared {
+    /// The sets as they were scanned, and as they would be published.
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Whether an entry could not be read, or is not whole yet: then it is as in the head.
+    pub(crate) fn is_unread(&self, set: &SetName, path: &EntryPath) -> bool {
+        self.found.unread.iter().any(|unread| unread.set == *set && path.is_within(&unread.path))
+    }
+
     /// The sets as they were scanned.
     pub(crate) fn into_tree(self) -> Tree {
         self.tree
@@ -493,7 +511,7 @@ impl Publishing<'_> {
         if asked.is_none()
             && let Some(complaint) = self.shared.live.refused(root)
         {
-            return Err(PublishError::Rejected(complaint));
+            return Err(PublishError::Rejected(Rejection::new(complaint, &changes)));
         }
         self.validate(&changes)?;
         let header = self.header(root, asked)?;
@@ -507,7 +525,11 @@ impl Publishing<'_> {
             return Ok(());
         }
         let validated = self.shared.wait_for_commands(prove::validate(&commands)).ok_or(PublishError::Stopping)?;
-        validated.map_err(PublishError::Rejected)
+        validated.map_err(|complaint| {
+            let seen: Vec<Change> =
+                changes.iter().filter(|change| commands.contains_key(&change.set)).cloned().collect();
+            PublishError::Rejected(Rejection::new(complaint, &seen))
+        })
     }
 
     fn header(&self, root: bellwether_proto::hash::Hash, asked: Option<&Request>) -> Result<SignedHeader, Malformed> {

@@ -117,6 +117,12 @@ impl Rollouts {
         }
     }
 
+    /// Takes the end of the manager's own commands; none: they succeeded.
+    pub(crate) fn observe_own(&self, manager: &ServerName, revision: Number, failure: Option<&str>) {
+        locked(&self.machine).observe_own(manager, revision, failure);
+        self.heard.notify_one();
+    }
+
     /// The plan, now and at every change.
     pub(crate) fn follow(&self) -> watch::Receiver<Arc<Plan>> {
         self.plan.subscribe()
@@ -263,7 +269,7 @@ impl Advise for ConfirmError {
     fn advice(&self) -> Option<Advice> {
         match self {
             Self::Nothing(_) => None,
-            Self::NotTheHead { head, .. } => Some(Advice::run("see it", format!("bellwether show {head}"))),
+            Self::NotTheHead { .. } => Some(Advice::run("see", "bellwether log")),
             Self::Late(number) => {
                 Some(Advice::run("publish its content again", format!("bellwether rollback {number}")))
             }

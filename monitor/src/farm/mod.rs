@@ -22,6 +22,8 @@ pub use told::Told;
 
 /// The version of an unknown record.
 pub const NO_RECORD: &str = "0.0";
+/// The words for edits that have gone on for more than a moment.
+const PENDING: &str = "edits go on, and become a revision when they pause, or 10 s after the first";
 
 /// One server's knowledge of the farm. Its memory grows with the group's servers only: never with revisions or events.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub struct Farm {
     /// By set: noticed by events (none), or the reason for rescanning.
     watching: BTreeMap<SetName, Option<String>>,
     unpublished: Option<String>,
+    /// Edits at the manager go on.
+    pending: bool,
     quarantined: Vec<String>,
     sets: Vec<SetStatus>,
     configured: Option<Vec<SetName>>,
@@ -57,6 +61,7 @@ impl Farm {
             head_message: String::new(),
             watching: BTreeMap::new(),
             unpublished: None,
+            pending: false,
             quarantined: Vec::new(),
             sets: Vec::new(),
             configured: None,
@@ -88,6 +93,7 @@ impl Farm {
             }
             Event::Watching(how) => self.watching = how,
             Event::Unpublished(why) => self.unpublished = why,
+            Event::Pending(pending) => self.pending = pending,
             Event::Quarantined(lines) => self.quarantined = lines,
             Event::Sets(sets) => self.sets = sets,
             Event::Procedures(procedures) => self.procedures = procedures,
@@ -121,7 +127,7 @@ impl Farm {
         self.servers.retain(|name, _| record.server(name).is_some());
         let turned = self.record.as_ref().is_some_and(|before| before.manager().key != record.manager().key);
         if turned {
-            self.unpublished = None;
+            (self.unpublished, self.pending) = (None, false);
             self.rollout = None;
             self.batch = None;
         }
@@ -159,7 +165,8 @@ impl Farm {
             paused,
             publish: record.map_or("unknown", |record| record.policy.publish.word()).to_owned(),
             watching: self.watching(),
-            unpublished: self.unpublished.clone(),
+            unpublished: self.unpublished.clone().or_else(|| self.pending.then(|| PENDING.to_owned())),
+            pending: self.pending,
             sets: self.sets.iter().map(|set| self.watched(set)).collect(),
             warnings: self
                 .configured

@@ -27,6 +27,7 @@ impl Told {
             head_time_ms: own.head_time_ms.or(told.head_time_ms),
             watching: told.watching.clone(),
             unpublished: told.unpublished.clone(),
+            pending: told.pending,
             sets: told.sets.clone(),
             rollout: told.rollout.clone(),
             batch: told.batch.clone(),

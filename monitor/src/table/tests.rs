@@ -56,6 +56,7 @@ pub(crate) fn farm(servers: Vec<ServerStatus>) -> FarmStatus {
         publish: "auto".into(),
         watching: "events".into(),
         unpublished: None,
+        pending: false,
         sets: vec![SetStatus {
             name: "nginx".parse().unwrap(),
             entries: 61,

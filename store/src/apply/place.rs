@@ -189,7 +189,8 @@ impl Area {
             });
         }
         let name = name_beside(&source.rules, server);
-        let beside = beside.then(|| Self::beside(&name, parent.as_fd(), &base, root.as_ref().map(AsFd::as_fd)));
+        let beside =
+            beside.then(|| Self::beside(source, &name, parent.as_fd(), (&base, root.as_ref().map(AsFd::as_fd))));
         let ((staging, folds), inside) = match (beside, &root) {
             (Some(Ok(staging)), _) => (staging, false),
             (Some(Err(error)), None) => return Err(failed("stage beside", &source.path)(error)),
@@ -198,7 +199,7 @@ impl Area {
                 return Err(failed("stage beside", &source.path)(error));
             }
             (Some(Err(_)) | None, Some(root)) => {
-                (Self::within(root.as_fd()).map_err(|error| not_within(source, root.as_fd(), error))?, true)
+                (Self::within(source, root.as_fd()).map_err(|error| not_within(source, root.as_fd(), error))?, true)
             }
         };
         if let Some(root) = &root {
@@ -222,8 +223,8 @@ impl Area {
         }
         let staging = match (&root, inside) {
             (None, true) => return Err(Errno::NOENT.into()),
-            (Some(root), true) => make(root.as_fd(), INSIDE)?,
-            (_, false) => make(parent.as_fd(), &beside)?,
+            (Some(root), true) => make(root.as_fd(), INSIDE, source)?,
+            (_, false) => make(parent.as_fd(), &beside, source)?,
         };
         let stat = fstat(&staging)?;
         let fresh = (stat.st_uid, stat.st_gid);
@@ -250,7 +251,7 @@ impl Area {
                 continue;
             }
             // Whoever holds the lock is staging at this moment.
-            let staging = own(directory, name)?;
+            let staging = own(directory, name, source)?;
             durable::clear(staging.as_fd())?;
             durable::remove_directory(directory, name)?;
         }
@@ -258,12 +259,12 @@ impl Area {
     }
 
     fn beside(
+        source: &Source,
         name: &[u8],
         parent: BorrowedFd<'_>,
-        base: &[u8],
-        root: Option<BorrowedFd<'_>>,
+        (base, root): (&[u8], Option<BorrowedFd<'_>>),
     ) -> io::Result<(OwnedFd, bool)> {
-        let staging = make(parent, name)?;
+        let staging = make(parent, name, source)?;
         durable::clear(staging.as_fd())?;
         let probed = match root {
             Some(root) => probe::prove(parent, staging.as_fd(), root),
@@ -278,9 +279,9 @@ impl Area {
         }
     }
 
-    fn within(root: BorrowedFd<'_>) -> io::Result<(OwnedFd, bool)> {
+    fn within(source: &Source, root: BorrowedFd<'_>) -> io::Result<(OwnedFd, bool)> {
         probe::remove(root)?;
-        let staging = make(root, INSIDE)?;
+        let staging = make(root, INSIDE, source)?;
         durable::clear(staging.as_fd())?;
         let folds = probe::prove(root, staging.as_fd(), root)?;
         Ok((staging, folds))
@@ -386,10 +387,7 @@ impl Area {
 
     /// Where staging is, for people.
     pub(super) fn staging_path(&self) -> PathBuf {
-        if self.inside {
-            return self.path.join(os(INSIDE));
-        }
-        self.path.with_file_name(os(&self.beside))
+        staging_at(&self.path, if self.inside { INSIDE } else { &self.beside })
     }
 
     /// Removes all that is staged, and the staging place.
@@ -417,6 +415,11 @@ impl Area {
 pub(super) fn name_beside(rules: &SetRules, server: &PublicKey) -> Vec<u8> {
     let hash = Hash::of(server.as_bytes()).to_string();
     [INSIDE, b".", rules.name.as_str().as_bytes(), b".", &hash.as_bytes()[..SHORT]].concat()
+}
+
+/// The path of the staging directory of that name, for the set at `set`.
+fn staging_at(set: &Path, name: &[u8]) -> PathBuf {
+    if name == INSIDE { set.join(os(INSIDE)) } else { set.with_file_name(os(name)) }
 }
 
 /// The refusal where staging inside the set failed so.
@@ -463,23 +466,35 @@ fn leads_inside(error: &io::Error) -> bool {
 }
 
 /// Makes the staging directory, or takes over the one that is there.
-fn make(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+fn make(parent: BorrowedFd<'_>, name: &[u8], source: &Source) -> io::Result<OwnedFd> {
     match durable::make_directory(parent, name, 0o700) {
         // What holds it is synced with what is staged in it.
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }
-    own(parent, name)
+    own(parent, name, source)
 }
 
 /// Opens a staging directory that must be this user's own, and locks it.
-fn own(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+fn own(parent: BorrowedFd<'_>, name: &[u8], source: &Source) -> io::Result<OwnedFd> {
+    let foreign = |what: &str| {
+        let at = staging_at(&source.path, name);
+        let text = format!("{} is {what}, where this agent stages files; move it away", at.display());
+        io::Error::other(text)
+    };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let staging = openat(parent, os(name), flags, Mode::empty())?;
+    let staging = match openat(parent, os(name), flags, Mode::empty()) {
+        // Linux says the same of both: the link would have to be a directory.
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            let is_link = look::look(parent, name)?.is_some_and(|seen| seen.shape == look::Shape::Link);
+            return Err(foreign(if is_link { "a symbolic link" } else { "no directory" }));
+        }
+        other => other?,
+    };
     let stat = fstat(&staging)?;
     if stat.st_uid != rustix::process::geteuid().as_raw() {
-        return Err(io::Error::other("the staging directory there belongs to somebody else; remove it"));
+        return Err(foreign("a directory of another user"));
     }
     lock(&staging)?;
     // An ACL, setgid or group inherited from the parent would be handed on to what is staged.

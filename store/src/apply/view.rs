@@ -109,10 +109,52 @@ pub(super) fn write(work: &Work) -> io::Result<PathBuf> {
 pub fn enter(file: &Path) -> io::Result<()> {
     let View(layers) = serde_json::from_slice(&durable::read_regular(file)?).map_err(io::Error::other)?;
     let opened: Vec<OwnedFd> = layers.iter().map(|layer| open_root(&layer.staging)).collect::<io::Result<_>>()?;
+    alone()?;
+    layers.iter().zip(&opened).try_for_each(|(layer, staging)| layer.mount(staging.as_fd()))
+}
+
+/// Tries whether a command can be shown new files at the path of a set here: with mounts of its own, on a thread of its own.
+///
+/// # Errors
+/// As [`enter`].
+pub fn possible(set: &Path) -> io::Result<()> {
+    let trying = || {
+        alone()?;
+        overlay(set, open_root(set)?.as_fd(), set, (SPARE, 1_000))
+    };
+    std::thread::scope(|scope| scope.spawn(trying).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Gives the calling thread mounts of its own.
+fn alone() -> io::Result<()> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
     // What is mounted here is seen nowhere else; what others unmount goes here, too, so that nobody has to wait for this.
-    rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
-    layers.iter().zip(&opened).try_for_each(|(layer, staging)| layer.mount(staging.as_fd()))
+    Ok(rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?)
+}
+
+/// Mounts an overlay at `path` over `lower`, with an upper layer in memory that is mounted at `memory`: of at most so many bytes
+/// and inodes.
+fn overlay(path: &Path, lower: BorrowedFd<'_>, memory: &Path, (size, inodes): (u64, u64)) -> io::Result<()> {
+    let is = fstat(lower)?;
+    let options = cstring(&format!("mode=0700,size={size},nr_inodes={inodes}"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("tmpfs", memory, "tmpfs", flags, Some(options.as_c_str()))?;
+    let memory = open_root(memory)?;
+    for name in ["upper", "work"] {
+        rustix::fs::mkdirat(&memory, name, 0o700.into())?;
+    }
+    // The root itself is as it is now; a step may change it.
+    let upper = open_directory(memory.as_fd(), &EntryPath::new(b"upper").map_err(io::Error::other)?)?;
+    durable::put_numbers(
+        upper.as_fd(),
+        is.st_mode as u16 & 0o7777,
+        (is.st_uid, is.st_gid),
+        (is.st_mtime as i64, is.st_mtime_nsec as u32),
+    )?;
+    let at = |fd| format!("/proc/self/fd/{fd}");
+    let (lower, memory) = (at(lower.as_raw_fd()), at(memory.as_raw_fd()));
+    let options = cstring(&format!("lowerdir={lower},upperdir={memory}/upper,workdir={memory}/work"))?;
+    Ok(rustix::mount::mount("overlay", path, "overlay", MountFlags::empty(), Some(options.as_c_str()))?)
 }
 
 impl Layer {
@@ -123,27 +165,7 @@ impl Layer {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the set was replaced meanwhile"));
         }
         let inner = self.mounts_inside()?;
-        let (size, inodes) = (self.bytes + SPARE, self.entries * 4 + 10_000);
-        let options = cstring(&format!("mode=0700,size={size},nr_inodes={inodes}"))?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        rustix::mount::mount("tmpfs", &self.staging, "tmpfs", flags, Some(options.as_c_str()))?;
-        let memory = open_root(&self.staging)?;
-        for name in ["upper", "work"] {
-            rustix::fs::mkdirat(&memory, name, 0o700.into())?;
-        }
-        // The root itself is as it is now; a step may change it.
-        let upper = open_root(&self.staging.join("upper"))?;
-        durable::put_numbers(
-            upper.as_fd(),
-            is.st_mode as u16 & 0o7777,
-            (is.st_uid, is.st_gid),
-            (is.st_mtime as i64, is.st_mtime_nsec as u32),
-        )?;
-        let (lower, memory) = (lower.as_raw_fd(), memory.as_raw_fd());
-        let at = |fd| format!("/proc/self/fd/{fd}");
-        let options = format!("lowerdir={},upperdir={}/upper,workdir={}/work", at(lower), at(memory), at(memory));
-        let options = cstring(&options)?;
-        rustix::mount::mount("overlay", &self.path, "overlay", MountFlags::empty(), Some(options.as_c_str()))?;
+        overlay(&self.path, lower.as_fd(), &self.staging, (self.bytes + SPARE, self.entries * 4 + 10_000))?;
         for (tree, at) in inner {
             rustix::mount::move_mount(&tree, "", CWD, &at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
         }

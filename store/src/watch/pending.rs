@@ -147,6 +147,11 @@ impl PendingChanges {
         state.written.values().map(|written| written.due(limits)).chain(state.burst_due(limits)).min()
     }
 
+    /// The time of the burst's first event; none if nothing changed.
+    pub fn began(&self) -> Option<Instant> {
+        self.state().burst.map(|burst| burst.first)
+    }
+
     /// The files that are being written, and since when.
     pub fn written(&self) -> Vec<(SetPath, Instant)> {
         self.state().written.iter().map(|(at, written)| (at.clone(), written.first)).collect()

@@ -12,6 +12,7 @@ use super::{
     Config, ConfigError, DEFAULT_FILE,
     balancers::{self, Balancer},
     commands::{Commands, OneCheck, OneCommand},
+    keys,
 };
 
 /// The keys of the file, not yet checked.
@@ -89,6 +90,8 @@ pub(super) fn read(given: &Given) -> Result<(PathBuf, Option<File>), ConfigError
 
 pub(super) fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
     let wrong = |what: String| ConfigError::File { file: path.to_owned(), what };
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
+    keys::check(&table).map_err(wrong)?;
     toml::from_str(text).map_err(|e| wrong(e.to_string()))
 }
 

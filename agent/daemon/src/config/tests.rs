@@ -78,7 +78,7 @@ fn a_missing_file_is_no_error_when_flags_say_enough() {
 #[test]
 fn what_is_wrong_is_named() {
     for (text, expected) in [
-        ("nmae = 'x'", "unknown field `nmae`"),
+        ("nmae = 'x'", "agent.toml: there is no key 'nmae'; the keys are: name, listen,"),
         ("name = 'a b'", "agent.toml: name: 'a b' is not a server name"),
         ("name = 3", "invalid type"),
         ("listen = 'localhost:7440'", "agent.toml: listen: 'localhost:7440' is not an address and a port"),
@@ -106,10 +106,34 @@ fn what_is_wrong_is_named() {
             "[[set]]\nname = 'a'\npath = '/srv/a'\n[[set]]\nname = 'b'\npath = '/srv/b'\nsource = '/srv/a/b'",
             "/srv/a holds or is set b; sets must not nest",
         ),
-        ("[[set]]\nname = 'a'\npath = '/srv/a'\nmode = 1", "unknown field `mode`"),
+        (
+            "[[set]]\nname = 'a'\npath = '/srv/a'\nmode = 1",
+            "[[set]] number 1: there is no key 'mode'; the keys are: name, path,",
+        ),
+        (
+            "[[balancer]]\nname = 'a'\nkin = 'x'",
+            "[[balancer]] number 1: there is no key 'kin'; the keys are: name, kind,",
+        ),
     ] {
         let error = load_text(text, &Flags::default()).expect_err(text);
         assert!(error.contains(expected), "{text}: {error}");
+    }
+    for (written, expected) in [
+        (
+            "validate = { run = 'x', tiemout = '1s' }",
+            "validate: there is no key 'tiemout'; the keys are: run, user, timeout",
+        ),
+        ("reload = { command = 'x' }", "reload: there is no key 'command'; the keys are: run, user, timeout"),
+        ("reload = {}", "reload: the key 'run' is needed; the keys are: run, user, timeout"),
+        ("check = { probe = 'x', retry = 1 }", "check: there is no key 'retry'; the keys are: probe, user, timeout,"),
+        ("check = { probe = 'x', retries = '1' }", "check: retries: a whole number is needed"),
+        ("check = { probe = 'x', timeout = 5 }", "check: timeout: a string is needed"),
+        ("validate = ['nginx', '-t']", "validate: a string is needed, or a table with the keys run, user, timeout"),
+    ] {
+        let text = format!("[[set]]\nname = 'a'\npath = '/srv/a'\n{written}");
+        let error = load_text(&text, &Flags::default()).expect_err(written);
+        let expected = format!("agent.toml: [[set]] number 1: {expected}");
+        assert!(error.contains(&expected) && !error.contains("untagged"), "{written}: {error}");
     }
 }
 

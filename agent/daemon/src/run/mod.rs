@@ -8,6 +8,7 @@
 //! and ends, to be started again. A panic on any thread does the same (`ends.rs`).
 
 pub(crate) mod balancers;
+mod commands;
 pub mod core_dumps;
 pub mod descriptors;
 mod ended;
@@ -169,6 +170,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), Ended> {
     let reached = reach.subscribe();
     let (locals, telling) = (balancers.clone(), events.clone());
     let probe = Probe { name: name.clone(), record: record.clone(), locals: locals.clone(), events: telling, reach };
+    let inspecting = commands::tell(config.sets.clone());
     let parts = Parts {
         config,
         layout: layout.clone(),
@@ -232,6 +234,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), Ended> {
         alarm.spawn("balancers", &stopped, probe.run()),
         alarm.spawn("seen", &stopped, seen.clone().keep(layout.clone())),
         alarm.spawn("quarantine", &stopped, kept_out.run()),
+        // This one ends by itself.
+        tokio::spawn(inspecting),
     ];
     let push = push::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, procedure_store, reached);
     let checked = in_service.clone();

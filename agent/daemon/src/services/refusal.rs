@@ -139,6 +139,7 @@ impl Refusal for PublishError {
             | Self::Waits(_)
             | Self::InBatch(_)
             | Self::Checkout(_)
+            | Self::Edited(_)
             | Self::Disputed(_)
             | Self::Scan(ScanError::Elsewhere { .. }) => Code::FailedPrecondition,
             Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) | Self::Live(_) => Code::Internal,

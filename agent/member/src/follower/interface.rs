@@ -133,7 +133,7 @@ pub enum Input {
     /// The sets were compared with the revision.
     Compared(Edits),
     /// The answer to [`Output::Verify`].
-    Verified(Result<(v1::Verified, Edits), String>),
+    Verified(v1::Verified, Edits),
     /// Edits were put back.
     PutBack {
         /// The kept copies.

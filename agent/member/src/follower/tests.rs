@@ -233,7 +233,7 @@ fn what_waits_is_done_when_nothing_is_under_way() {
     let outputs = member.put(Input::Closed(1));
     assert!(has(&outputs, |output| matches!(output, Output::Drop)));
     assert!(matches!(member.put(Input::CatchUp).as_slice(), [Output::Verify { full: true }]));
-    member.put(Input::Verified(Ok((v1::Verified::default(), edited()))));
+    member.put(Input::Verified(v1::Verified::default(), edited()));
     assert!(matches!(member.put(Input::Revert).as_slice(), [Output::PutBack]));
     assert!(member.put(Input::Revert).is_empty(), "not again at once");
 }

@@ -111,7 +111,8 @@ impl Session {
     fn verified(&mut self, now: Now, verified: &v1::Verified) {
         let equal = verified.root.as_ref() == self.facts.head.header.header().root.as_bytes();
         let v1::Verified { full, entries, micros, .. } = *verified;
-        self.see(Observation::Verified(Verified { time_ms: now.ms, full, entries, micros, equal }));
+        let unread = cut(&verified.unread, REASON);
+        self.see(Observation::Verified(Verified { time_ms: now.ms, full, entries, micros, equal, unread }));
     }
 
     /// Takes only reports on the record's balancers, each once.

@@ -167,7 +167,7 @@ impl Publisher {
             Ok(PutBack { dropped, changes, left }) => {
                 self.lift_batch("its command failed").await;
                 // The command may have reloaded them.
-                self.proving.again(&self.shared, &changes);
+                self.proving.put_back(&self.shared, &changes);
                 Ok(Finished::PutBack { dropped, left })
             }
             Err(error) => {

@@ -265,7 +265,7 @@ impl Known {
                 self.holds(now_ms, revision, kept);
                 self.settled()
             }
-            // The manager is never synced: its publishing shows that it works again.
+            // A publish shows that the manager works again, without a sync.
             (P::Faulty, O::Done { revision, micros: _, kept }) => {
                 self.fault = self.fault.take().filter(|_| self.role != Role::Manager);
                 self.holds(now_ms, revision, kept);

@@ -27,7 +27,7 @@ fn observations() -> [Observation; 17] {
         O::Refused { revision: number(), reason: "nginx -t".into(), cause: None, output: String::new() },
         O::Failed("disk full".into()),
         O::Drift { entries: 1, paths: Vec::new(), held: false, kept: Vec::new() },
-        O::Verified(Verified { time_ms: 1, full: true, entries: 1, micros: 1, equal: true }),
+        O::Verified(Verified { time_ms: 1, full: true, entries: 1, micros: 1, equal: true, unread: String::new() }),
         O::Record(Version { epoch: Epoch(1), version: 1 }),
         O::Knocked("somebody".into()),
         O::Left,

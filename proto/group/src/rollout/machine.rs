@@ -160,6 +160,8 @@ pub struct Rollout {
     began_ms: u64,
     /// The members that have missed the time for staging. They are not waited for until they hold the head.
     slow: BTreeSet<ServerName>,
+    /// The failure of the manager's own commands: the manager, the revision, and the reason.
+    own: Option<(ServerName, Number, String)>,
 }
 
 impl Rollout {
@@ -185,6 +187,12 @@ impl Rollout {
         self.members.entry(server.clone()).or_default().observe(observation, now_ms)
     }
 
+    /// Takes the end of the manager's own commands with a revision, and the reason of their failure. A failure counts like one of a
+    /// member as long as that revision is the head and goes in waves.
+    pub fn observe_own(&mut self, manager: &ServerName, revision: Number, failure: Option<&str>) {
+        self.own = failure.map(|why| (manager.clone(), revision, why.to_owned()));
+    }
+
     /// Looks at the head under that record.
     pub fn look(&mut self, record: &Record, head: &SignedHeader, now: Now) -> Plan {
         let now_ms = now.at_ms;
@@ -204,6 +212,10 @@ impl Rollout {
             return Plan::default();
         }
         let standings = self.standings(&members, head.number());
+        let own = self.own.as_ref().filter(|(_, revision, _)| policy.is_some() && *revision == head.number());
+        if let Some((manager, _, why)) = own {
+            self.kept.failed.insert(manager.clone(), why.clone());
+        }
         self.slow.retain(|name| standings.get(name).is_some_and(|standing| *standing != Standing::Well));
         let gated = policy.is_some() || unconfirmed || self.members.values().any(Member::validates);
         let mut plan = Plan { revision: Some(head.id()), gated, released: Released::All, ..Plan::default() };
@@ -379,7 +391,7 @@ impl Rollout {
             failed.iter().take(NAMED.0).map(|(name, why)| format!("{name}: {}", said(why))).collect();
         let more = failed.len().saturating_sub(NAMED.0);
         let more = if more == 0 { String::new() } else { format!("; and {more} more") };
-        let failures = if failed.len() == 1 { "1 member".to_owned() } else { format!("{} members", failed.len()) };
+        let failures = if failed.len() == 1 { "1 server".to_owned() } else { format!("{} servers", failed.len()) };
         Some(Stop {
             reason: format!("{failures} failed: {}{more}", named.join("; ")),
             by_person: false,

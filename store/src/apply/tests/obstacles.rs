@@ -4,6 +4,7 @@ use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Command};
 
 use bellwether_proto::{
     entry::{EntryPath, Owner},
+    error::chain,
     key::KeyPair,
     status::Cause,
 };
@@ -54,6 +55,34 @@ fn a_flag_of_an_entry_its_directory_or_what_it_holds_is_refused_before_the_switc
         let script = format!("{}\nchattr {flag} $H/etc/web/{at}", ext4(""));
         let named = format!("(chattr {flag})");
         refused(&farm(), &script, &["refused: web:", &named, at, "Some(Flag), there: Some(true)"]);
+    }
+}
+
+/// What is not this agent's is neither followed nor removed, and named by its path.
+#[test]
+fn something_else_in_the_place_of_staging_is_named() {
+    for beside in [true, false] {
+        for link in [true, false] {
+            let mut farm = farm();
+            farm.ways.beside = beside;
+            let place = if beside { farm.staging() } else { farm.live().join(".bellwether") };
+            let elsewhere = farm.home().join("elsewhere");
+            fs::create_dir(&elsewhere).unwrap();
+            fs::write(elsewhere.join("kept"), "kept").unwrap();
+            if link {
+                symlink(&elsewhere, &place).unwrap()
+            } else {
+                fs::write(&place, "mine").unwrap()
+            }
+            let Err(Outcome::Refused(refused)) = farm.sync() else { panic!("{}", place.display()) };
+            let (text, what) = (chain(&refused), if link { "a symbolic link" } else { "no directory" });
+            assert!(text.contains(&format!("{} is {what}", place.display())), "{text}");
+            assert_eq!(refused.obstacle().map(|obstacle| obstacle.cause()), Some(Cause::System), "tried again");
+            assert_eq!(fs::read(elsewhere.join("kept")).unwrap(), b"kept");
+            assert!(place.symlink_metadata().is_ok());
+            fs::remove_file(&place).unwrap();
+            farm.sync().unwrap();
+        }
     }
 }
 

@@ -263,7 +263,7 @@ impl Server {
             }
             Output::Look { .. } => return Some(Input::Compared(self.edits())),
             Output::Verify { full } => {
-                return Some(Input::Verified(Ok((v1::Verified { full, ..Default::default() }, self.edits()))));
+                return Some(Input::Verified(v1::Verified { full, ..Default::default() }, self.edits()));
             }
             Output::PutBack => {
                 self.put_edits_away().await;

@@ -7,6 +7,7 @@ use std::{
 
 use bellwether_manager::past::{Before, FindError, Past, Revision, touches};
 use bellwether_proto::{
+    advice::Advice,
     entry::{Content, EntryPath},
     hash::Hash,
     name::SetName,
@@ -18,7 +19,7 @@ use bellwether_store::{
     tree::{Change, Tree},
 };
 use bytes::Bytes;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{Parts, named, unreadable};
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
         self,
         differences::{self, CHANGED, TOO_LARGE, Texts},
     },
-    services::refusal::refusal,
+    services::refusal::{refusal, refused},
 };
 
 /// The most entries in one part.
@@ -109,6 +110,9 @@ pub(super) fn send(
         Some(old) => self::tree(old)?,
         None => Arc::new(Tree::empty(tree.sets().iter().map(|set| set.rules.clone()))),
     };
+    if let Some(place) = asked.places.iter().find(|place| ![&old_tree, &tree].iter().any(|tree| has(tree, place))) {
+        return Err(no_place(place, old.as_ref(), new.as_ref()));
+    }
     let mut changes = old_tree.diff(&tree);
     changes.retain(|change| touches(change, &asked.places));
     drop(tree);
@@ -121,6 +125,24 @@ pub(super) fn send(
 
 fn tree(revision: &Revision) -> Result<Arc<Tree>, Status> {
     revision.tree().map_err(|error| unreadable(&error))
+}
+
+/// Whether a tree has an entry at that place, or the set whose root it is.
+fn has(tree: &Tree, (set, path): &(SetName, EntryPath)) -> bool {
+    if path.is_root() { tree.set(set).is_some() } else { tree.get(set, path).is_some() }
+}
+
+/// The refusal of a place that is in neither state: it may be meant as a revision.
+fn no_place((set, path): &(SetName, EntryPath), old: Option<&Revision>, new: Option<&Revision>) -> Status {
+    let word = if path.is_root() { set.to_string() } else { format!("{set}:{path}") };
+    let old = old.map_or_else(|| "nothing".to_owned(), |old| format!("revision {}", old.header().number()));
+    let new = new.map_or_else(|| "the manager's sets".to_owned(), |new| format!("revision {}", new.header().number()));
+    let text = format!(
+        "'{word}' is neither a revision (such as 1.12, 12, head, head-1) nor a SET or a SET:PATH that {old} or {new} has"
+    );
+    let advice =
+        Advice::run("to see the paths", "bellwether tree").or(&Advice::run("or the revisions", "bellwether log"));
+    refused(Code::NotFound, text, advice)
 }
 
 impl Compared {

@@ -140,6 +140,24 @@ fn each_wave_waits_until_the_one_before_has_been_good_for_the_soak_time() {
 }
 
 #[test]
+fn a_failure_of_the_managers_own_commands_counts_for_a_head_that_goes_in_waves() {
+    let mut farm = Farm::new(Some(RolloutPolicy { stop_at: 2, ..policy() }));
+    let manager: ServerName = "m".parse().unwrap();
+    farm.shows(2);
+    farm.rollout.observe_own(&manager, header(1, 1).number, Some("old"));
+    assert_eq!(farm.shows(2), shown(Running, 1, "a"), "of an earlier revision");
+    farm.rollout.observe_own(&manager, header(1, 2).number, Some("check"));
+    assert_eq!(farm.shows(2), shown(Running, 1, "a"), "the first of two");
+    farm.refuses("a", 2);
+    let reason = farm.look(2).status.and_then(|status| status.reason);
+    assert_eq!(reason.as_deref(), Some("2 servers failed: a: check; m: check"));
+    let mut farm = Farm::new(None);
+    farm.look(2);
+    farm.rollout.observe_own(&manager, header(1, 2).number, Some("check"));
+    assert_eq!(farm.look(2), Plan::default(), "without waves it holds up nothing");
+}
+
+#[test]
 fn a_failure_stops_it_and_the_content_from_before_comes_back_to_all() {
     let mut farm = Farm::new(None);
     farm.look(1);
@@ -149,7 +167,7 @@ fn a_failure_stops_it_and_the_content_from_before_comes_back_to_all() {
     farm.refuses("a", 2);
     let plan = farm.look(2);
     let status = plan.status.as_ref().expect("waves");
-    assert_eq!((status.state, status.reason.as_deref()), (Stopped, Some("1 member failed: a: check")));
+    assert_eq!((status.state, status.reason.as_deref()), (Stopped, Some("1 server failed: a: check")));
     assert_eq!(plan.released, Released::Nobody, "it goes to no further member");
     let back = plan.take_back.clone().expect("it is taken back");
     assert_eq!((back.revision, back.to), (header(1, 2).number, Some(header(1, 1).number)));
