@@ -43,6 +43,7 @@ mod restoring;
 mod returning;
 mod rollout;
 mod saying;
+mod secrets;
 mod services;
 mod setting_up;
 mod settings;

@@ -12,6 +12,7 @@ use bellwether_proto::{
 use bellwether_store::{
     history::{Chain, HistoryError, Packs, Stored},
     scan::Source,
+    secret::SecretPaths,
     tree::{Change, Tree},
 };
 
@@ -84,6 +85,11 @@ impl Past {
         self.head.tree.clone()
     }
 
+    /// The secret files, by the record in force.
+    pub fn secrets(&self) -> SecretPaths {
+        secrets(&self.shared)
+    }
+
     /// The packs, for the content of files.
     pub fn packs(&self) -> &Packs {
         &self.packs
@@ -142,6 +148,11 @@ impl Revision {
             None => self.chain.tree().map(Arc::new),
         }
     }
+}
+
+/// The secret files, by the record in force.
+pub(crate) fn secrets(shared: &Shared) -> SecretPaths {
+    SecretPaths::new(&shared.record.borrow().record().policy.secret)
 }
 
 /// Whether a change touches one of `places` (none: any): it is within it, or removes it with what is above.

@@ -17,7 +17,7 @@ use bellwether_group::{
     lost::Known,
     rollout,
 };
-use bellwether_local::prove::Commands;
+use bellwether_local::{prove::Commands, secret::Secrets};
 use bellwether_proto::{
     advice::{Advice, Advise},
     key::{KeyPair, PublicKey},
@@ -316,6 +316,11 @@ impl Shared {
         let changed = |set: &SetName| changes.iter().any(|change| change.set == *set);
         let some = self.commands.iter().filter(|(set, _)| changed(set));
         some.map(|(set, commands)| (set.clone(), commands.clone())).collect()
+    }
+
+    /// The secret files that commands of the sets may see.
+    pub(crate) fn secrets(&self) -> Secrets {
+        Secrets::new(self.record.borrow().record(), self.sets.iter().cloned())
     }
 
     /// Tells the monitor. Where nobody listens any more, this process is stopping.

@@ -4,12 +4,14 @@
 pub mod chain;
 mod confirmation;
 mod rollout;
+mod secret;
 
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 pub use confirmation::Confirmation;
 pub use rollout::{Batch, RolloutPolicy};
+pub use secret::SecretFiles;
 
 pub use crate::level::Level;
 use crate::{
@@ -253,6 +255,9 @@ pub struct Policy {
     /// How a revision goes to the members in waves; none: to all at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutPolicy>,
+    /// The files whose content no output shows, sorted by set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret: Vec<SecretFiles>,
     /// A note for administrators: the one feature of a build of the next level, for tests of two programs.
     #[cfg(feature = "level-next")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -275,6 +280,7 @@ impl Policy {
             ready_after_s: 30,
             drift: OnDrift::Report,
             rollout: None,
+            secret: Vec::new(),
             #[cfg(feature = "level-next")]
             note: None,
         }
@@ -346,6 +352,7 @@ struct Later {
 
 const LATER: &[Later] = &[
     Later { came: Level(2), what: "a rollout in waves", is_used: |record| record.policy.rollout.is_some() },
+    Later { came: Level(2), what: "a secret file", is_used: |record| !record.policy.secret.is_empty() },
     #[cfg(feature = "level-next")]
     Later { came: Level::NEWEST, what: "a note", is_used: |record| record.policy.note.is_some() },
 ];
@@ -421,6 +428,7 @@ impl Record {
         }
         self.servers.iter().chain(&self.removed).try_for_each(|server| server.traffic().map(drop))?;
         self.policy.rollout.as_ref().map_or(Ok(()), RolloutPolicy::check)?;
+        secret::check(&self.policy.secret)?;
         balancer::check(&self.policy.balancers)
     }
 }

@@ -17,6 +17,7 @@ pub mod quarantine;
 pub mod replace;
 pub mod root;
 pub mod scan;
+pub mod secret;
 pub mod state;
 pub mod tree;
 pub mod underway;

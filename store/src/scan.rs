@@ -34,6 +34,7 @@ use crate::{
 };
 
 pub use exclude::Excludes;
+pub(crate) use exclude::{compile, is_within};
 pub use writers::Means;
 
 /// A set's path on this server, and its rules.

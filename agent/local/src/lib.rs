@@ -7,4 +7,5 @@ pub mod check;
 pub mod master;
 pub mod process;
 pub mod prove;
+pub mod secret;
 pub mod set;

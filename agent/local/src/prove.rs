@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bellwether_proto::name::SetName;
 use serde::{Deserialize, Serialize};
 
-use crate::{check::Before, set::SetCommands};
+use crate::{check::Before, secret::Secrets, set::SetCommands};
 
 /// The commands of some sets.
 pub type Commands = BTreeMap<SetName, SetCommands>;
@@ -19,14 +19,14 @@ pub struct Complaint {
     pub output: String,
 }
 
-/// Runs the commands that validate, which see the files that are there.
+/// Runs the commands that validate, which see the files that are there. What they print has no content of `secrets`.
 ///
 /// # Errors
 /// The complaint of the first one that fails.
-pub async fn validate(commands: &Commands) -> Result<(), Complaint> {
+pub async fn validate(commands: &Commands, secrets: &Secrets) -> Result<(), Complaint> {
     for (set, commands) in commands {
         if let Some(validate) = &commands.validate {
-            validate.run().await.map_err(|ended| complaint(set, "validate", ended))?;
+            validate.run().await.map_err(|ended| complaint(set, "validate", ended, secrets))?;
         }
     }
     Ok(())
@@ -37,23 +37,28 @@ pub async fn validate(commands: &Commands) -> Result<(), Complaint> {
 ///
 /// # Errors
 /// As [`validate`].
-pub async fn prove(commands: &Commands, validates: bool, tell: impl Fn(&'static str)) -> Result<(), Complaint> {
+pub async fn prove(
+    commands: &Commands,
+    validates: bool,
+    secrets: &Secrets,
+    tell: impl Fn(&'static str),
+) -> Result<(), Complaint> {
     if validates {
         tell("validating");
-        validate(commands).await?;
+        validate(commands, secrets).await?;
     }
     tell("reloading");
     let mut before: BTreeMap<&SetName, Before> = BTreeMap::new();
     for (set, commands) in commands {
         before.insert(set, commands.check.as_ref().map(|check| check.before()).unwrap_or_default());
         if let Some(reload) = &commands.reload {
-            reload.run().await.map_err(|ended| complaint(set, "reload", ended))?;
+            reload.run().await.map_err(|ended| complaint(set, "reload", ended, secrets))?;
         }
     }
     tell("checking");
     for (set, commands) in commands {
         if let Some(check) = &commands.check {
-            check.run(&before[set]).await.map_err(|ended| complaint(set, "check", ended))?;
+            check.run(&before[set]).await.map_err(|ended| complaint(set, "check", ended, secrets))?;
         }
     }
     Ok(())
@@ -62,8 +67,9 @@ pub async fn prove(commands: &Commands, validates: bool, tell: impl Fn(&'static 
 /// The words by which services mark the line that says what is wrong.
 const MARKS: [&str; 5] = ["[emerg]", "[alert]", "fatal", "error", "fail"];
 
-/// The complaint of a command that ended so.
-pub fn complaint(set: &SetName, step: &str, (how, output): (String, String)) -> Complaint {
+/// The complaint of a command that ended so. Content of `secrets` is left out of its output.
+pub fn complaint(set: &SetName, step: &str, (how, output): (String, String), secrets: &Secrets) -> Complaint {
+    let output = secrets.hide(output);
     let reason = match telling(&output) {
         Some(line) => format!("set {set}: {step}: {how}: {line}"),
         None => format!("set {set}: {step}: {how}"),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bellwether_local::{
     prove::{self, Commands, complaint},
+    secret::Secrets,
     set::NO_VIEW,
 };
 use bellwether_store::failpoint;
@@ -71,11 +72,11 @@ impl Teller {
 }
 
 /// Runs the commands that validate; they see the new tree that the file `view` describes.
-pub(crate) fn validate(teller: &Teller, commands: Commands, view: PathBuf) -> Running {
+pub(crate) fn validate(teller: &Teller, commands: Commands, secrets: Secrets, view: PathBuf) -> Running {
     // The program that runs, also where another one has its path by now; from another process, too.
     let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
     begin(teller, "validating", async move {
-        let validated = validate_inside(&program, &commands, &view).await;
+        let validated = validate_inside(&program, &commands, &secrets, &view).await;
         // Staging has nothing but the revision when the switch begins.
         if let Err(error) = tokio::fs::remove_file(&view).await {
             tracing::warn!(%error, file = %view.display(), "cannot remove the description of what is staged");
@@ -84,7 +85,7 @@ pub(crate) fn validate(teller: &Teller, commands: Commands, view: PathBuf) -> Ru
     })
 }
 
-async fn validate_inside(program: &Path, commands: &Commands, view: &Path) -> Validated {
+async fn validate_inside(program: &Path, commands: &Commands, secrets: &Secrets, view: &Path) -> Validated {
     for (set, commands) in commands {
         let Some(validate) = &commands.validate else { continue };
         match validate.run_inside(program, view).await {
@@ -97,7 +98,7 @@ async fn validate_inside(program: &Path, commands: &Commands, view: &Path) -> Va
                 );
                 return Validated::Unable;
             }
-            Err(ended) => return Validated::Bad(complaint(set, "validate", ended)),
+            Err(ended) => return Validated::Bad(complaint(set, "validate", ended, secrets)),
         }
     }
     Validated::Good
@@ -105,10 +106,10 @@ async fn validate_inside(program: &Path, commands: &Commands, view: &Path) -> Va
 
 /// Runs what is owed for what the sets hold now: the commands that validate, where they could not before, then the reloads, then
 /// the checks. The first one that fails ends it.
-pub(crate) fn prove(teller: &Teller, commands: Commands, validate: bool) -> Running {
+pub(crate) fn prove(teller: &Teller, commands: Commands, secrets: Secrets, validate: bool) -> Running {
     let told = teller.clone();
     begin(teller, "reloading", async move {
-        let proved = prove::prove(&commands, validate, |phase| {
+        let proved = prove::prove(&commands, validate, &secrets, |phase| {
             if phase == "checking" {
                 failpoint::hit("member.reloaded");
             }

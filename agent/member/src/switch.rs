@@ -1,8 +1,12 @@
 //! From a staged revision to the one that is held: switch, read back, note. And the way back of a sync, which undoes drift.
 
-use std::{collections::HashSet, path::PathBuf, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+    time::Instant,
+};
 
-use bellwether_local::{prove::Commands, set::SetCommands};
+use bellwether_local::{prove::Commands, secret::Secrets, set::SetCommands};
 use bellwether_proto::{
     clock::{self, now_ms},
     entry::Chunk,
@@ -18,6 +22,7 @@ use bellwether_store::{
     history::WholePack,
     pack,
     scan::Look,
+    state::record::GroupRecord,
     tree::Tree,
 };
 
@@ -87,6 +92,11 @@ impl Filling {
     }
 }
 
+/// The secret files of the sets in these places.
+fn secrets(record: &GroupRecord, paths: &BTreeMap<SetName, PathBuf>) -> Secrets {
+    Secrets::new(record.current().record(), paths.iter().map(|(set, path)| (set.clone(), path.clone())))
+}
+
 impl Member {
     /// Everything that was transferred is staged and verified.
     pub(super) fn stage(&mut self) -> Result<Validation, ReceiveError> {
@@ -147,8 +157,9 @@ impl Member {
         failpoint::hit("member.staged");
         let Transfer::Prepared(prepared) = &mut self.transfer else { return };
         let (sets, view) = (prepared.staged.sets(), prepared.view.take());
+        let secrets = secrets(&self.record, &self.sets.paths).with(&prepared.staged);
         let (commands, teller) = (self.commands(&sets), self.teller());
-        self.running = view.map(|view| prove::validate(&teller, commands, view));
+        self.running = view.map(|view| prove::validate(&teller, commands, secrets, view));
     }
 
     /// Begins the commands that the position owes.
@@ -156,7 +167,8 @@ impl Member {
         failpoint::hit("member.owed");
         let Some(owed) = self.position.owed.clone() else { return };
         let (commands, teller) = (self.commands(&owed.sets), self.teller());
-        self.running = Some(prove::prove(&teller, commands, owed.validate));
+        let secrets = secrets(&self.record, &self.sets.paths);
+        self.running = Some(prove::prove(&teller, commands, secrets, owed.validate));
         // Meanwhile: the way back may be a switch of its own.
         self.committed = None;
     }

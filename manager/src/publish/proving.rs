@@ -52,12 +52,12 @@ impl Proving {
         let (shared, commands) = (shared.clone(), self.commands.clone());
         let span = tracing::error_span!("publish", revision = %number);
         let proving = async move {
-            if validates && let Err(complaint) = prove::validate(&commands).await {
+            if validates && let Err(complaint) = prove::validate(&commands, &shared.secrets()).await {
                 tracing::warn!(complaint.reason, "a command refuses the manager's files: nothing is reloaded");
                 return;
             }
             let began = Instant::now();
-            let observed = match prove::prove(&commands, false, |_| {}).await {
+            let observed = match prove::prove(&commands, false, &shared.secrets(), |_| {}).await {
                 Ok(()) => Observation::Done { revision: number, micros: micros(began), kept: Vec::new() },
                 Err(complaint) => {
                     tracing::error!(complaint.reason, complaint.output, "the service of this manager fails");

@@ -450,7 +450,7 @@ impl Publishing<'_> {
         if commands.is_empty() {
             return Ok(());
         }
-        let validated = tokio::runtime::Handle::current().block_on(prove::validate(&commands));
+        let validated = tokio::runtime::Handle::current().block_on(prove::validate(&commands, &self.shared.secrets()));
         validated.map_err(PublishError::Rejected)
     }
 

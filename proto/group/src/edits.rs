@@ -4,6 +4,7 @@
 mod apply;
 mod drain;
 pub mod level;
+mod secret;
 mod servers;
 mod waves;
 
@@ -237,6 +238,8 @@ pub struct PolicyChange {
     pub exclude: Patterns,
     /// Patterns to add, or to replace the present ones.
     pub local: Patterns,
+    /// Patterns of secret files, to add or to replace the present ones.
+    pub secret: Patterns,
     /// Balancers to add, or to replace those of the same name.
     pub balancers: Vec<Balancer>,
     /// Balancers to remove.
@@ -295,6 +298,7 @@ impl TryFrom<v1::SetPolicy> for PolicyChange {
             set,
             exclude: Patterns { list: wire.exclude, replace: wire.replace_exclude },
             local: Patterns { list: wire.local, replace: wire.replace_local },
+            secret: Patterns { list: wire.secret, replace: wire.replace_secret },
             balancers: wire.balancers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             no_balancers: wire.no_balancers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             min_serving: wire.min_serving,
@@ -323,6 +327,8 @@ impl From<PolicyChange> for v1::SetPolicy {
             replace_exclude: change.exclude.replace,
             local: change.local.list,
             replace_local: change.local.replace,
+            secret: change.secret.list,
+            replace_secret: change.secret.replace,
             balancers: change.balancers.iter().map(ToString::to_string).collect(),
             no_balancers: change.no_balancers.iter().map(ToString::to_string).collect(),
             min_serving: change.min_serving,
@@ -347,7 +353,8 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     if let Some(set) = change.set.as_ref().filter(|set| now.sets.iter().all(|rules| rules.name != **set)) {
         return Err(GroupRefused::NoSet(set.clone()));
     }
-    if change.set.is_none() && !(change.exclude.is_nothing() && change.local.is_nothing()) {
+    let patterns = [&change.exclude, &change.local, &change.secret];
+    if change.set.is_none() && patterns.iter().any(|patterns| !patterns.is_nothing()) {
         return Err(Malformed::new("patterns belong to one set: name it with --set").into());
     }
     if let Some(ms) = change.quiet_max_ms.filter(|ms| !(5..=60_000).contains(ms)) {
@@ -380,6 +387,7 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     policy.open_max_ms = change.open_max_ms.unwrap_or(policy.open_max_ms);
     policy.drift = change.drift.unwrap_or(policy.drift);
     policy.rollout = change.waves.put_on(policy.rollout)?;
+    secret::put_on(&mut policy.secret, change);
     for rules in policy.sets.iter_mut().filter(|rules| change.set.as_ref().is_none_or(|set| rules.name == *set)) {
         set_rules(rules, change);
     }

@@ -98,6 +98,7 @@ fn defaults() -> Vec<(&'static str, &'static str, serde_json::Value)> {
         (set, "allow_setuid", serde_json::json!(false)),
         (set, "allow_capabilities", serde_json::json!(false)),
         ("/policy", "rollout", serde_json::Value::Null),
+        ("/policy", "secret", serde_json::json!([])),
         #[cfg(feature = "level-next")]
         ("/policy", "note", serde_json::Value::Null),
     ]
@@ -106,7 +107,7 @@ fn defaults() -> Vec<(&'static str, &'static str, serde_json::Value)> {
 proptest::proptest! {
     /// A later field is absent while it is not used: a program with the field writes the same bytes as one without.
     #[test]
-    fn a_field_at_its_default_is_not_written(used: [bool; 6], version in 1..1_000_u64) {
+    fn a_field_at_its_default_is_not_written(used: [bool; 7], version in 1..1_000_u64) {
         let keys = Keys::new();
         let signed = keys.edited(1, version, 0, 0, |record| {
             record.level = if used[0] { Level::NEWEST } else { Level::OLDEST };
@@ -116,6 +117,8 @@ proptest::proptest! {
             (rules.allow_setuid, rules.allow_capabilities) = (used[3], used[4]);
             record.policy.sets = vec![rules];
             record.policy.rollout = (used[0] && used[5]).then(RolloutPolicy::default);
+            let secret = || SecretFiles { set: "web".parse().unwrap(), patterns: vec!["*.key".to_owned()] };
+            record.policy.secret.extend((used[0] && used[6]).then(secret));
             #[cfg(feature = "level-next")]
             { record.policy.note = used[0].then(|| "a note".to_owned()); }
         });

@@ -32,10 +32,7 @@ impl Excludes {
 
     /// Whether the entry, or a directory above it, is excluded. The root of a set never is.
     pub fn excluded(&self, path: &EntryPath, is_dir: bool) -> bool {
-        let bytes = path.as_bytes();
-        let mut slashes = (0..bytes.len()).filter(|&at| bytes[at] == b'/');
-        let above = slashes.any(|at| self.matches(&bytes[..at], true));
-        !path.is_root() && (above || self.excluded_itself(path, is_dir))
+        is_within(path, is_dir, &|bytes, is_dir| self.matches(bytes, is_dir))
     }
 
     /// Whether the entry is excluded, given that no directory above it is.
@@ -49,11 +46,23 @@ impl Excludes {
     }
 }
 
+/// Whether the entry, or a directory above it, is one that `matches`. The root of a set never is.
+pub(crate) fn is_within(path: &EntryPath, is_dir: bool, matches: &dyn Fn(&[u8], bool) -> bool) -> bool {
+    let bytes = path.as_bytes();
+    let mut slashes = (0..bytes.len()).filter(|&at| bytes[at] == b'/');
+    let above = slashes.any(|at| matches(&bytes[..at], true));
+    !path.is_root() && (above || matches(bytes, is_dir))
+}
+
 fn is_staging(name: &[u8]) -> bool {
     name.strip_prefix(STAGING).is_some_and(|rest| matches!(rest.first(), None | Some(b'.')))
 }
 
-fn compile(patterns: &[String]) -> Result<Gitignore, String> {
+/// Compiles gitignore patterns.
+///
+/// # Errors
+/// A pattern is none.
+pub(crate) fn compile(patterns: &[String]) -> Result<Gitignore, String> {
     let mut builder = GitignoreBuilder::new("");
     for pattern in patterns {
         builder.add_line(None, pattern).map_err(|error| error.to_string())?;
