@@ -20,6 +20,7 @@ mod epochs;
 mod farm;
 mod fencing;
 mod flooding;
+mod forget;
 mod forming;
 mod frozen;
 mod group;

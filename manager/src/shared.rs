@@ -46,6 +46,7 @@ use crate::{
     balancer::Locals,
     begin::known,
     failpoints,
+    forget::Reports,
     lane::{reached::ReachedServers, sessions::Sessions, stall::Deadlines, view::Views},
     procedures::store::ProcedureStore,
     publish::{head::Head, safety::Guard},
@@ -167,6 +168,8 @@ pub(crate) struct Shared {
     pub(crate) procedure_store: Arc<ProcedureStore>,
     /// The rollout of the head in waves.
     pub(crate) rollouts: Rollouts,
+    /// The servers' reports about forgotten contents.
+    pub(crate) forgets: Reports,
     /// The cache for patches; without it, changed chunks are sent whole.
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
@@ -278,6 +281,7 @@ impl Shared {
             timings,
             procedure_store,
             rollouts,
+            forgets: Reports::default(),
             outlines,
             reads: Semaphore::new(READS),
             reached: watch::Sender::default(),
@@ -328,6 +332,7 @@ impl Shared {
         if let Event::Server(server, observation) = &event {
             self.reached.send_if_modified(|reached| reached.observe(server, observation));
             self.rollouts.observe(server, observation);
+            self.forgets.observe(server, observation);
         }
         let _ = self.events.send(event);
     }

@@ -3,6 +3,7 @@
 
 pub mod chain;
 mod confirmation;
+mod forgotten;
 mod rollout;
 mod secret;
 
@@ -10,6 +11,7 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 pub use confirmation::Confirmation;
+pub use forgotten::Forgotten;
 pub use rollout::{Batch, RolloutPolicy};
 pub use secret::SecretFiles;
 
@@ -258,6 +260,9 @@ pub struct Policy {
     /// The files whose content no output shows, sorted by set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secret: Vec<SecretFiles>,
+    /// The contents that every server erases from its history, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forgotten: Vec<Forgotten>,
     /// A note for administrators: the one feature of a build of the next level, for tests of two programs.
     #[cfg(feature = "level-next")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -281,6 +286,7 @@ impl Policy {
             drift: OnDrift::Report,
             rollout: None,
             secret: Vec::new(),
+            forgotten: Vec::new(),
             #[cfg(feature = "level-next")]
             note: None,
         }
@@ -352,6 +358,7 @@ struct Later {
 
 const LATER: &[Later] = &[
     Later { came: Level(2), what: "a rollout in waves", is_used: |record| record.policy.rollout.is_some() },
+    Later { came: Level(2), what: "a forgotten content", is_used: |record| !record.policy.forgotten.is_empty() },
     Later { came: Level(2), what: "a secret file", is_used: |record| !record.policy.secret.is_empty() },
     #[cfg(feature = "level-next")]
     Later { came: Level::NEWEST, what: "a note", is_used: |record| record.policy.note.is_some() },
@@ -429,6 +436,7 @@ impl Record {
         self.servers.iter().chain(&self.removed).try_for_each(|server| server.traffic().map(drop))?;
         self.policy.rollout.as_ref().map_or(Ok(()), RolloutPolicy::check)?;
         secret::check(&self.policy.secret)?;
+        forgotten::check(&self.policy.forgotten)?;
         balancer::check(&self.policy.balancers)
     }
 }

@@ -10,6 +10,7 @@ pub mod durable;
 pub mod failpoint;
 pub mod history;
 pub mod index;
+pub mod kept;
 pub mod log;
 pub mod mutex;
 pub mod pack;

@@ -198,6 +198,7 @@ mod tests {
             procedures: Vec::new(),
             expelled: None,
             rollout: None,
+            forgets: Vec::new(),
         }
     }
 

@@ -36,6 +36,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     failpoints,
+    forget::{self, Forget, ForgetError, ForgetPlan, Holds, Searched},
     publish::{
         adopt::{self, Adopt, AdoptError, Adopted, Made},
         discard::{self, Discard, DiscardError, Discarded},
@@ -78,6 +79,10 @@ pub(crate) enum Command {
     Adopt(Box<Adopt>, oneshot::Sender<Result<Adopted, AdoptError>>),
     Rollback(Box<Rollback>, oneshot::Sender<Result<RolledBack, RollbackError>>),
     Discard(Discard, oneshot::Sender<Result<Discarded, DiscardError>>),
+    /// What a `forget` would erase.
+    PlanForget(Forget, oneshot::Sender<Result<ForgetPlan, ForgetError>>),
+    /// Erases what the record's notes say; the state of each.
+    Erase(oneshot::Sender<Holds>),
     /// The sets as they are now; nothing is published.
     Look(oneshot::Sender<Result<Tree, PublishError>>),
 }
@@ -118,6 +123,8 @@ pub(crate) struct Publisher {
     pub(crate) proving: Proving,
     /// The revision of the burst so far, prepared during the wait for more edits.
     pub(crate) early: Option<(Burst, Prepared)>,
+    /// What is known of forgotten contents here.
+    pub(crate) searched: Searched,
     /// The times at which every entry and every byte are due to be checked.
     pub(crate) times: Times,
 }
@@ -381,6 +388,14 @@ impl Publisher {
             Command::Discard(discard, answer) => {
                 let _ = answer.send(self.discard(discard).await);
             }
+            Command::PlanForget(request, answer) => {
+                let (shared, known) = (self.shared.clone(), self.known.clone());
+                let plan = tokio::task::spawn_blocking(move || forget::plan(&shared, &known, &request)).await;
+                let _ = answer.send(plan.unwrap_or(Err(ForgetError::Stopping)));
+            }
+            Command::Erase(answer) => {
+                let _ = answer.send(self.erase().await);
+            }
             Command::Look(answer) => {
                 // Every difference counts, even a refused one.
                 let cause = Cause::Asked(Request { dry_run: true, accept: true, ..Request::default() });
@@ -491,6 +506,17 @@ impl Publisher {
             self.round(PublishTask::Look(Look::Stats)).await;
         }
         done
+    }
+
+    async fn erase(&mut self) -> Holds {
+        // A prepared pack is a file that no search finds.
+        self.early = None;
+        let (shared, known) = (self.shared.clone(), self.known.clone());
+        let mut searched = std::mem::take(&mut self.searched);
+        let erasing = move || (forget::erase(&shared, &known, &mut searched), searched);
+        let (holds, searched) = tokio::task::spawn_blocking(erasing).await.unwrap_or_default();
+        self.searched = searched;
+        holds
     }
 
     /// Prepares the publish of the burst, in case no more edits follow.

@@ -16,7 +16,7 @@ use bellwether_proto::{
     name::ServerName,
     record::Record,
     revision::{Number, SignedHeader},
-    status::Observation,
+    status::{Observation, RolloutState},
 };
 use bellwether_store::{
     mutex::locked,
@@ -121,6 +121,13 @@ impl Rollouts {
     /// The stopped revision, if it is `head`: nothing is published then without a person.
     pub(crate) fn stopped(&self, head: &SignedHeader) -> Option<Number> {
         self.plan.borrow().stopped(head.id()).map(|status| status.revision)
+    }
+
+    /// The head, if its rollout is not over.
+    pub(crate) fn under_way(&self) -> Option<Number> {
+        let plan = self.plan.borrow();
+        let is_open = |state| matches!(state, RolloutState::Running | RolloutState::Soaking | RolloutState::Stopped);
+        plan.status.as_ref().filter(|status| is_open(status.state)).map(|status| status.revision)
     }
 
     /// Whether that member waits for its wave.

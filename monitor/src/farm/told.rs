@@ -29,6 +29,7 @@ impl Told {
             unpublished: told.unpublished.clone(),
             sets: told.sets.clone(),
             rollout: told.rollout.clone(),
+            forgets: told.forgets.clone(),
             servers: own.servers.iter().map(other).collect(),
             told_ms: Some(*time_ms),
             ..own.clone()

@@ -3,6 +3,7 @@
 
 mod apply;
 mod drain;
+mod forgotten;
 pub mod level;
 mod secret;
 mod servers;
@@ -25,6 +26,7 @@ pub use self::servers::{
 };
 pub use apply::{RecordEdit, apply};
 pub use drain::{bring_back, set_drained};
+pub use forgotten::{forget, forgotten_by_all};
 pub use waves::WavesChange;
 
 /// The number of changes that the record's log keeps.
@@ -148,6 +150,13 @@ pub enum GroupRefused {
         /// The servers that do not read that level, with reasons.
         servers: Vec<String>,
     },
+    /// Too many contents are being forgotten.
+    #[error(
+        "the record has room for {} forgotten contents of {} chunks together, and servers still hold earlier ones",
+        limits::FORGOTTEN.0,
+        limits::FORGOTTEN.1
+    )]
+    TooMuchForgotten,
     /// A value is not possible.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -176,6 +185,7 @@ impl Advise for GroupRefused {
                 Advice::run("let it join anew, with a token", format!("bellwether token create --names {name}"))
             }
             Self::NoSet(_) => Advice::run("see", "bellwether group show"),
+            Self::TooMuchForgotten => Advice::run("see which servers hold them", "bellwether status"),
             Self::TooOld { level, .. } => {
                 let raise = format!("bellwether group set --level {level}");
                 Advice::run("upgrade bellwether there (or disable those servers), then, at the manager", raise)

@@ -99,6 +99,7 @@ fn defaults() -> Vec<(&'static str, &'static str, serde_json::Value)> {
         (set, "allow_capabilities", serde_json::json!(false)),
         ("/policy", "rollout", serde_json::Value::Null),
         ("/policy", "secret", serde_json::json!([])),
+        ("/policy", "forgotten", serde_json::json!([])),
         #[cfg(feature = "level-next")]
         ("/policy", "note", serde_json::Value::Null),
     ]

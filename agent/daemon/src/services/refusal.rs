@@ -2,8 +2,8 @@
 
 use bellwether_group::{edits::GroupRefused, roles::RoleRefused, takeover};
 use bellwether_manager::{
-    AdoptError, ChangeError, DecideError, DiscardError, EditError, EnterError, HandOverError, PreviewError,
-    PublishError, ReadError, RollbackError, past::FindError,
+    AdoptError, ChangeError, DecideError, DiscardError, EditError, EnterError, ForgetError, HandOverError,
+    PreviewError, PublishError, ReadError, RollbackError, past::FindError,
 };
 use bellwether_member::AskError;
 use bellwether_proto::{
@@ -220,6 +220,25 @@ impl Refusal for DiscardError {
                 Code::FailedPrecondition
             }
             Self::History(_) | Self::Scan(_) | Self::Failed(_) => Code::Internal,
+            Self::Stopping => Code::Unavailable,
+        }
+    }
+}
+
+impl Refusal for ForgetError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoPlace(_) => Code::NotFound,
+            Self::Disputed(_)
+            | Self::Only { .. }
+            | Self::Empty(_)
+            | Self::Present { .. }
+            | Self::Unpublished { .. }
+            | Self::Large { .. }
+            | Self::Rollout(_) => Code::FailedPrecondition,
+            Self::Edit(edit) => edit.code(),
+            // The note is in the record, so this is not a refusal without effect.
+            Self::NotYet(_) | Self::History(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
         }
     }
