@@ -33,7 +33,7 @@ use crate::{
     tree::{Dir, Node, SetTree, Tree},
 };
 
-pub use exclude::Excludes;
+pub use exclude::{Excludes, LeftAlone};
 pub(crate) use exclude::{compile, is_within};
 pub use writers::Means;
 

@@ -155,6 +155,7 @@ impl Refusal for ChangeError {
             Self::Disputed(_)
             | Self::NoSet(_)
             | Self::Excluded(_)
+            | Self::Local(_)
             | Self::Conflict(..)
             | Self::Replace(_)
             | Self::Unpublished(_)
