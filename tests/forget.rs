@@ -157,6 +157,31 @@ fn a_content_that_the_head_still_has_is_not_forgotten() {
     wait_done(farm.manager());
 }
 
+#[test]
+fn after_a_rollback_the_content_of_one_revision_is_forgotten() {
+    let farm = leaked_while(1, |_| {});
+    // The head has the first content again, which was there before the secret.
+    let log: Value = serde_json::from_str(&farm.manager().command(&["log", "--json"]).stdout).expect("JSON");
+    let revisions = log["revisions"].as_array().expect("revisions");
+    let first = revisions.last().expect("the first")["revision"].as_str().expect("a number").to_owned();
+    let with = |back: usize| revisions[back]["revision"].as_str().expect("a number").to_owned();
+    farm.manager().command(&["rollback", &first, "--yes"]).success();
+    farm.wait_equal();
+    let refused = farm.manager().command(&["forget", "web:app.conf", "--yes"]).refused();
+    refused.says(&["still in the head, in web:app.conf", &format!("bellwether forget web:app.conf --at {}", with(0))]);
+    let present = farm.manager().command(&["forget", "web:app.conf", "--at", "head", "--yes"]).refused();
+    present.says(&["still in the head, in web:app.conf"]);
+    farm.manager().command(&["forget", "web:app.conf", "--at", "99", "--yes"]).refused().says(&["no revision 99"]);
+    for revision in [with(1), with(2)] {
+        let erased = farm.manager().command(&["forget", "web:app.conf", "--at", &revision, "--yes"]);
+        // The first one may have dropped the other revision with the history.
+        assert!([Some(0), Some(3)].contains(&erased.code), "{erased}");
+    }
+    assert_eq!(held(farm.manager()), Vec::<String>::new());
+    wait_erased(farm.member(1));
+    assert_eq!(fs::read_to_string(farm.member(1).web("app.conf")).expect("the file"), "listen 80;\n");
+}
+
 fn names(status: &FarmStatus, server: &str, why: &str) -> bool {
     let mut holders = status.forgets.iter().flat_map(|forget| &forget.holders);
     holders.any(|(holder, reason)| holder.as_str() == server && reason.contains(why))

@@ -62,7 +62,15 @@ impl Member {
         if is_due {
             let ids: HashSet<u64> = notes.iter().map(|note| note.id).collect();
             self.forgetting.clean.retain(|id, _| ids.contains(id));
-            self.forgetting.holds = notes.iter().map(|note| (note.id, self.erase(note).err())).collect();
+            let holds: Holds = notes.iter().map(|note| (note.id, self.erase(note).err())).collect();
+            for note in notes {
+                if let Some(Some(why)) = holds.get(&note.id)
+                    && self.forgetting.holds.get(&note.id) != holds.get(&note.id)
+                {
+                    tracing::warn!(place = note.place, why, "a forgotten content is not erased here yet");
+                }
+            }
+            self.forgetting.holds = holds;
             // What was erased has changed the kept copies.
             self.forgetting.searched = Some((self.seen(notes), Instant::now()));
         }

@@ -4,6 +4,7 @@ use std::{ffi::OsString, time::Duration};
 
 use bellwether_proto::{
     name::ServerName,
+    revision::RevisionName,
     status::FarmStatus,
     v1::{EarlierContent, ForgetReply, ForgetRequest},
 };
@@ -27,6 +28,10 @@ pub struct Args {
     /// A file, or a directory with all below it, such as nginx:conf.d/app.conf
     #[arg(value_name = "SET:PATH")]
     pub place: OsString,
+    /// Erase only the content that it had in this revision: 1.12, 12, or head-1 for the one before the head. Without it, all
+    /// contents but the present one
+    #[arg(long, value_name = "REV")]
+    pub at: Option<RevisionName>,
     /// Show what would be erased and which revisions that costs, and change nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -38,7 +43,8 @@ pub struct Args {
 /// Refused: this server is not the manager, or the head still has the content.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let place = past::place(&target::parse(&args.place)?);
-    let request = ForgetRequest { place: Some(place), author: author(), dry_run: args.dry_run };
+    let at = args.at.map(|at| at.to_string()).unwrap_or_default();
+    let request = ForgetRequest { place: Some(place), author: author(), dry_run: args.dry_run, at };
     let mut client = past::connect(common).await?;
     let plan = client.forget(ForgetRequest { dry_run: true, ..request.clone() });
     let plan = common.in_time(plan).await?.into_inner();

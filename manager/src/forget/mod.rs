@@ -23,7 +23,13 @@ use bellwether_proto::{
     record::{Forgotten, Record},
     status::Observation,
 };
-use bellwether_store::{history::HistoryError, kept, mutex::locked, state::layout::Layout, tree::Tree};
+use bellwether_store::{
+    history::{HistoryError, Stored},
+    kept,
+    mutex::locked,
+    state::layout::Layout,
+    tree::Tree,
+};
 use tokio::sync::{Notify, oneshot};
 
 pub(crate) use self::{plan::plan, task::run};
@@ -52,9 +58,16 @@ impl Reports {
     /// Takes a report of a server.
     pub(crate) fn observe(&self, server: &ServerName, observation: &Observation) {
         if let Observation::Forgets(holds) = observation {
-            locked(&self.held).insert(server.clone(), holds.clone());
-            self.heard.notify_one();
+            // This manager's own report is one, too: it must not wake the task that made it again and again.
+            if self.take(server, holds) {
+                self.heard.notify_one();
+            }
         }
+    }
+
+    /// Whether the report says something else than the one before.
+    fn take(&self, server: &ServerName, holds: &Holds) -> bool {
+        locked(&self.held).insert(server.clone(), holds.clone()).as_ref() != Some(holds)
     }
 
     /// The notes that are not done, although every server of the group has erased the content.
@@ -75,6 +88,8 @@ pub(crate) struct Searched {
     clean: BTreeMap<u64, HashSet<Hash>>,
     /// Whether the kept copies were searched for these notes.
     kept: bool,
+    /// The result of the last time.
+    holds: Holds,
 }
 
 impl Searched {
@@ -96,7 +111,7 @@ pub(crate) fn erase(shared: &Arc<Shared>, known: &Tree, searched: &mut Searched)
     let mut holds = Holds::new();
     for note in notes {
         let chunks: HashSet<Hash> = note.chunks.iter().copied().collect();
-        if note.done && searched.clean.contains_key(&note.id) {
+        if note.done && searched.holds.get(&note.id) == Some(&None) {
             holds.insert(note.id, None);
             continue;
         }
@@ -107,12 +122,15 @@ pub(crate) fn erase(shared: &Arc<Shared>, known: &Tree, searched: &mut Searched)
             (None, Some(place)) => Some(format!("the manager's directories have it, at {place}")),
             (None, None) => erase_one(shared, note, &chunks, searched).err(),
         };
-        if let Some(why) = &why {
+        if let Some(why) = &why
+            && searched.holds.get(&note.id) != Some(&Some(why.clone()))
+        {
             tracing::warn!(place = note.place, why, "a forgotten content is not erased yet; it is tried again");
         }
         holds.insert(note.id, why);
     }
     searched.kept = holds.values().all(Option::is_none);
+    searched.holds.clone_from(&holds);
     holds
 }
 
@@ -154,9 +172,6 @@ fn erase_from_history(
         history.holding(chunks, note.until.sequence, clean).map_err(failed)
     };
     let mut holding = search()?;
-    if holding.is_clean() && !shared.history.read().unwrap_or_else(PoisonError::into_inner).log_has_packs() {
-        return Ok(false);
-    }
     if holding.newest.is_some() && holding.begins.is_none() {
         failpoints::hit("forget.searched");
         round::base(shared, usize::MAX)
@@ -164,22 +179,29 @@ fn erase_from_history(
         failpoints::hit("forget.based");
         holding = search()?;
     }
-    {
-        let failed = |error: HistoryError| format!("the old segments cannot be deleted: {}", chain(&error));
-        let mut history = shared.history.write().unwrap_or_else(PoisonError::into_inner);
-        history.empty_log().map_err(failed)?;
-        if let Some(begins) = &holding.begins {
-            history.drop_before(begins).map_err(failed)?;
-        }
+    if drop_before(shared, holding.begins.as_ref())? {
+        failpoints::hit("forget.dropped");
+        refresh_head(shared);
     }
-    failpoints::hit("forget.dropped");
-    refresh_head(shared);
     let left = search()?;
     match (&left.newest, left.unreadable.first()) {
-        (None, None) => Ok(true),
+        (None, None) => Ok(holding.newest.is_some()),
         (Some(stored), _) => Err(format!("revision {} is still in {}", stored.header.number(), stored.path.display())),
         (None, Some(path)) => Err(format!("{} is damaged and cannot be searched; remove it", path.display())),
     }
+}
+
+/// Deletes the packs before that base, and those that the log has. Whether any pack was deleted.
+fn drop_before(shared: &Shared, begins: Option<&Arc<Stored>>) -> Result<bool, String> {
+    let failed = |error: HistoryError| format!("the old segments cannot be deleted: {}", chain(&error));
+    let mut history = shared.history.write().unwrap_or_else(PoisonError::into_inner);
+    if begins.is_some() || history.log_has_packs() {
+        history.empty_log().map_err(failed)?;
+    }
+    let Some(begins) = begins else { return Ok(false) };
+    let before = history.all().count();
+    history.drop_before(begins).map_err(failed)?;
+    Ok(history.all().count() < before)
 }
 
 /// The head's pack may be the base by now. The lanes plan anew.
@@ -222,5 +244,69 @@ impl Manager {
             None => Ok(plan),
             Some(why) => Err(ForgetError::NotYet(why)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bellwether_proto::{
+        key::KeyPair,
+        record::{Level, Policy, Role, Server, Version},
+        revision::{Epoch, Number},
+    };
+
+    use super::*;
+
+    fn name(text: &str) -> ServerName {
+        text.parse().unwrap()
+    }
+
+    /// A group of `m` and `a`, with two notes that are not done and one that is.
+    fn record() -> Record {
+        let server = |server: &str, role| Server {
+            name: name(server),
+            key: KeyPair::generate().public(),
+            address: format!("{server}:1"),
+            role,
+            candidate: true,
+            backends: Vec::new(),
+            drained: false,
+        };
+        let number = Number { epoch: Epoch(1), sequence: 4 };
+        let note = |id, done| Forgotten {
+            id,
+            place: "web:a.key".to_owned(),
+            chunks: vec![Hash::of(b"x")],
+            until: number,
+            begins: number,
+            by: "root".to_owned(),
+            time_ms: 1,
+            done,
+        };
+        let forgotten = vec![note(1, true), note(2, false), note(3, false)];
+        Record {
+            level: Level::NEWEST,
+            group: [1; 16].into(),
+            version: Version { epoch: Epoch(1), version: 1 },
+            servers: vec![server("a", Role::Disabled), server("m", Role::Manager)],
+            removed: Vec::new(),
+            refused: Vec::new(),
+            policy: Policy { forgotten, ..Policy::new(Vec::new()) },
+            log: Vec::new(),
+            previous: None,
+        }
+    }
+
+    #[test]
+    fn a_note_is_done_when_every_server_has_said_so() {
+        let (reports, record) = (Reports::default(), record());
+        let holds = |why: Option<&str>| Holds::from([(1, None), (2, None), (3, why.map(str::to_owned))]);
+        assert!(reports.take(&name("m"), &holds(None)));
+        assert!(reports.done_everywhere(&record).is_empty(), "a has said nothing, and counts although it is disabled");
+        assert!(reports.take(&name("a"), &holds(Some("an edit has it"))));
+        assert_eq!(reports.done_everywhere(&record), [2]);
+        assert!(!reports.take(&name("a"), &holds(Some("an edit has it"))), "nothing new");
+        assert!(reports.take(&name("a"), &holds(None)));
+        assert_eq!(reports.done_everywhere(&record), [2, 3]);
     }
 }

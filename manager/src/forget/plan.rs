@@ -13,7 +13,7 @@ use bellwether_proto::{
     limits,
     name::SetName,
     record::Forgotten,
-    revision::Number,
+    revision::{Number, RevisionName},
 };
 use bellwether_store::{
     history::{HistoryError, Stored},
@@ -22,13 +22,19 @@ use bellwether_store::{
 };
 
 use super::runs::{Earlier, Run, Runs, earlier};
-use crate::{EditError, past::Past, shared::Shared};
+use crate::{
+    EditError,
+    past::{FindError, Past},
+    shared::Shared,
+};
 
 /// A request.
 #[derive(Debug, Clone)]
 pub struct Forget {
     /// A file, or a directory with all below it.
     pub place: (SetName, EntryPath),
+    /// Only the contents that the place had in this revision; none: all but the present ones.
+    pub at: Option<RevisionName>,
     /// The author, with the server.
     pub author: String,
     /// Whether to only show the result.
@@ -56,6 +62,9 @@ pub enum ForgetError {
     /// Another server leads in the same epoch.
     #[error("{0}")]
     Disputed(Arc<str>),
+    /// There is no such revision.
+    #[error(transparent)]
+    Find(#[from] FindError),
     /// The history never had it.
     #[error("no revision in the history has a file {0}")]
     NoPlace(String),
@@ -82,6 +91,8 @@ pub enum ForgetError {
         first: Number,
         /// The places in the head.
         present: Vec<String>,
+        /// Another earlier content that the head does not have: its file, and a revision with it.
+        other: Option<(String, Number)>,
     },
     /// The manager's directories have an earlier content.
     #[error(
@@ -130,7 +141,17 @@ impl Advise for ForgetError {
             Self::Disputed(_) => Some(decide()),
             Self::NoPlace(_) => Some(Advice::run("see", "bellwether log")),
             Self::Only { .. } => Some(Advice::say("change or remove the file first, and publish that")),
-            Self::Present { .. } => Some(Advice::say("change or remove these files first, and publish that")),
+            Self::Present { other, .. } => {
+                let first = Advice::say("change or remove these files first, and publish that");
+                Some(match other {
+                    Some((place, revision)) => {
+                        let one = format!("bellwether forget {place} --at {revision}");
+                        first.or(&Advice::run("or, to erase only the content of one revision, at the manager", one))
+                    }
+                    None => first,
+                })
+            }
+            Self::Find(find) => find.advice(),
             Self::Unpublished { .. } => Some(Advice::run("to drop the edits, at the manager", "bellwether discard")),
             Self::Large { .. } => Some(Advice::say("forget the files one after the other")),
             Self::Rollout(_) => Some(Advice::run("see", "bellwether rollout show")),
@@ -149,7 +170,16 @@ pub(crate) fn plan(shared: &Arc<Shared>, known: &Tree, forget: &Forget) -> Resul
     }
     let (past, head) = (Past::of(shared), shared.head.borrow().clone());
     let place = format!("{}:{}", forget.place.0, forget.place.1);
-    let (earlier_runs, stays) = runs(past.line(), &forget.place)?;
+    let at = forget.at.map(|name| past.find(name)).transpose()?.map(|revision| revision.header().number());
+    let (mut earlier_runs, mut stays) = runs(past.line(), &forget.place)?;
+    if let Some(at) = at {
+        let had = |run: &Run| run.first <= at && at <= run.last;
+        earlier_runs.retain(had);
+        // A present content that is meant is in the head, and the rule below says so.
+        let (meant, others) = stays.into_iter().partition(had);
+        earlier_runs.extend::<Vec<Run>>(meant);
+        stays = others;
+    }
     if earlier_runs.is_empty() {
         return Err(match stays.first() {
             Some(run) => ForgetError::Only { place, since: run.first },
@@ -159,8 +189,10 @@ pub(crate) fn plan(shared: &Arc<Shared>, known: &Tree, forget: &Forget) -> Resul
     let chunks = match earlier(&earlier_runs, &head.tree) {
         Earlier::Gone(chunks) => chunks,
         Earlier::Present(run, present) => {
-            let place = format!("{}:{}", run.set, run.path);
-            return Err(ForgetError::Present { place, first: run.first, present });
+            let place = |run: &Run| format!("{}:{}", run.set, run.path);
+            let is_gone = |run: &&Run| matches!(earlier(std::slice::from_ref(*run), &head.tree), Earlier::Gone(chunks) if !chunks.is_empty());
+            let other = earlier_runs.iter().rfind(is_gone).map(|run| (place(run), run.last));
+            return Err(ForgetError::Present { place: place(&run), first: run.first, present, other });
         }
     };
     if chunks.is_empty() {

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 
 use bellwether_proto::hash::Hash;
-use bellwether_store::history::{History, Holding, file_holds};
+use bellwether_store::{
+    history::{History, Holding, file_holds},
+    kept,
+};
 
 use crate::fixture::Line;
 
@@ -71,4 +74,29 @@ fn what_is_before_that_base_is_deleted_and_the_rest_is_whole() {
     }
     line.edit("g", "goes on");
     assert_eq!(sequences(&line.history), [(5, true), (6, false), (7, false)]);
+}
+
+#[test]
+fn a_kept_history_is_searched_like_a_kept_copy() {
+    let line = line();
+    let recovery = tempfile::tempdir().unwrap();
+    let point = recovery.path().join("before-epoch-3");
+    std::fs::create_dir(&point).unwrap();
+    std::fs::rename(line.site.history(), point.join("history")).unwrap();
+    let files = || std::fs::read_dir(point.join("history")).unwrap().count();
+    let before = files();
+    let erased = kept::erase(recovery.path(), &chunk("secret")).unwrap();
+    assert_eq!(erased.unsearched, Vec::<String>::new());
+    assert!(!erased.deleted.is_empty() && files() == before - erased.deleted.len() && files() > 0);
+    assert!(kept::erase(recovery.path(), &chunk("secret")).unwrap().deleted.is_empty());
+    // A file that is damaged may have it: it is named, and left to a person.
+    let base = std::fs::read_dir(point.join("history"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.extension().is_some_and(|e| e == "base"));
+    let base = base.expect("a base");
+    let mut bytes = std::fs::read(&base).unwrap();
+    bytes.truncate(bytes.len() / 2);
+    std::fs::write(&base, bytes).unwrap();
+    assert_eq!(kept::erase(recovery.path(), &chunk("secret")).unwrap().unsearched.len(), 1);
 }

@@ -307,12 +307,13 @@ impl Service for PastService {
             let text = "contents are forgotten by a command at the manager only";
             return Err(refused(Code::PermissionDenied, text, Advice::say("run the command there")));
         }
-        let v1::ForgetRequest { place, author, dry_run } = request.into_inner();
+        let v1::ForgetRequest { place, author, dry_run, at } = request.into_inner();
+        let at = if at.is_empty() { None } else { Some(named(&at)?) };
         let place = drift::places(place.as_slice()).map_err(refusal)?.pop();
         let place = place.ok_or_else(|| Status::invalid_argument("no place is named"))?;
         let (manager, author) = (self.agent.manager()?, self.agent.author_here(&author));
         let _turn = self.turn().await?;
-        let plan = manager.forget(Forget { place, author, dry_run }).await.map_err(refusal)?;
+        let plan = manager.forget(Forget { place, at, author, dry_run }).await.map_err(refusal)?;
         Ok(Response::new(forgotten(plan)))
     }
 }

@@ -230,6 +230,7 @@ impl Refusal for ForgetError {
     fn code(&self) -> Code {
         match self {
             Self::NoPlace(_) => Code::NotFound,
+            Self::Find(find) => find.code(),
             Self::Disputed(_)
             | Self::Only { .. }
             | Self::Empty(_)
