@@ -100,6 +100,16 @@ fn excluded_and_local_files_stay_each_servers_own() {
             assert_eq!(fs::read_to_string(server.web(own)).expect("its own file"), server.name);
         }
     }
+    // Each output names the two kinds apart.
+    for server in [farm.manager(), farm.member(1)] {
+        server.command(&["doctor"]).says(&["never sent or changed: conf.d/local-1.conf; 1 entry is excluded"]);
+        let tree = server.command(&["tree", "web"]).success();
+        tree.says(&["each server has its own: web=conf.d/local-*.conf", "they are excluded: web=*.bak"]);
+        let put = |file| server.command_with_input(&["put", file], "x").refused();
+        put("web:conf.d/local-1.conf").says(&["is local", "edit the file on the server that it belongs to"]);
+        put("web:old.bak").says(&["is excluded from the group"]);
+    }
+    farm.manager().command(&["group", "show"]).success().says(&["  exclude *.bak", "  local conf.d/local-*.conf"]);
     // Neither a sync nor the removal of all shared files around them changes the servers' own files.
     fs::remove_file(farm.manager().web("conf.d/shared.conf")).expect("removed");
     farm.manager().command(&["publish", "--accept"]).success();
@@ -109,6 +119,22 @@ fn excluded_and_local_files_stay_each_servers_own() {
     });
     farm.wait_in_sync();
     assert_eq!(fs::read_to_string(farm.member(1).web("conf.d/local-1.conf")).expect("its own file"), "member1");
+}
+
+#[test]
+fn local_patterns_of_agent_toml_are_the_groups_when_it_is_formed() {
+    let farm = Farm::plan().unformed();
+    let manager = farm.manager();
+    let (listen, state, web) = (&manager.listen, manager.state(), manager.set("web").display().to_string());
+    let keys = format!(
+        "listen = \"{listen}\"\nadvertise = \"{listen}\"\nstate_dir = \"{}\"\nadmin_socket = \"{}\"\n\n[[set]]\nname = \"web\"\n\
+         path = \"{web}\"\nlocal = [\"own-*\"]\n",
+        state.display(),
+        manager.home.join("admin.sock").display(),
+    );
+    fs::write(manager.config(), keys).expect("agent.toml");
+    manager.init_with(&[]).success();
+    manager.command(&["group", "show"]).success().says(&["local own-*"]);
 }
 
 #[test]

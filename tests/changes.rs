@@ -261,7 +261,7 @@ fn w5_w11_a_client_changes_files_by_grpc_at_any_server() {
     let late = change(&mut at_member, put(Some(b"second"), "too late")).expect_err("a conflict");
     assert_eq!(late.code(), Code::FailedPrecondition);
     assert!(late.message().contains("not as expected"), "{late:?}");
-    let read = v1::ReadRequest { set: "web".into(), path: "a.conf".into() };
+    let read = v1::ReadRequest { set: "web".into(), path: "a.conf".into(), ..Default::default() };
     let reply = runtime.block_on(at_member.read(read)).expect("read through a member").into_inner();
     assert_eq!(reply.data.as_ref(), b"third");
     farm.wait_equal();

@@ -359,6 +359,13 @@ fn the_history_is_the_managers_and_only_the_groups() {
     for status in asked(farm.manager(), &KeyPair::generate()) {
         assert_eq!(status.expect_err("a stranger").code(), Code::PermissionDenied);
     }
+    // A content is forgotten by a command at the manager only.
+    let status = runtime.block_on(async {
+        let (key, manager) = (key_of(farm.member(2)), farm.manager());
+        let channel = tls::connect(&key, &manager.listen, key_of(manager).public()).await.expect("a connection");
+        PastClient::new(channel).forget(v1::ForgetRequest::default()).await.expect_err("a member")
+    });
+    assert_eq!(status.code(), Code::PermissionDenied);
     let [log, back, read] = asked(farm.manager(), &key_of(farm.member(2)));
     assert!(log.is_ok(), "{log:?}");
     assert!(back.expect_err("it is no command here").message().contains("at the manager only"));

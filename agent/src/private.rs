@@ -9,7 +9,7 @@ use std::{
 };
 
 use bellwether_proto::{entry::EntryPath, record::SetRules};
-use bellwether_store::scan::Excludes;
+use bellwether_store::{scan::Excludes, secret::SecretPaths};
 
 /// The number of bytes of a file that are searched for a PEM header.
 const HEAD: u64 = 4 << 10;
@@ -69,8 +69,9 @@ impl Private {
     }
 }
 
-/// Looks through a set. It follows no link, enters no other file system and skips the entries that the rules leave out.
-pub(crate) fn look(root: &Path, rules: &SetRules) -> Private {
+/// Looks through a set. It follows no link, enters no other file system and skips the entries that the rules leave out, and those
+/// that the group knows as `secrets`.
+pub(crate) fn look(root: &Path, rules: &SetRules, secrets: &SecretPaths) -> Private {
     let mut found = Vec::new();
     let excludes = Excludes::new(rules).ok();
     let device = root.metadata().map_or(0, |metadata| metadata.dev());
@@ -93,6 +94,7 @@ pub(crate) fn look(root: &Path, rules: &SetRules) -> Private {
             if is_dir {
                 open.push(path);
             } else if metadata.is_file()
+                && !secrets.covers(&rules.name, &path)
                 && let Some((rank, what)) = kind(&entry.path(), entry.file_name().to_str().unwrap_or_default())
             {
                 found.push((rank, format!("{path} ({what})")));
@@ -133,6 +135,8 @@ fn is_private_key(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bellwether_proto::record::SecretFiles;
+
     use super::*;
 
     fn rules() -> SetRules {
@@ -149,7 +153,7 @@ mod tests {
         fs::write(root.path().join("site.pem"), "text\n-----BEGIN EC PRIVATE KEY-----\nMHc\n").unwrap();
         fs::write(root.path().join("site.crt"), "-----BEGIN CERTIFICATE-----\n").unwrap();
         std::os::unix::fs::symlink("/etc/shadow", root.path().join("link")).unwrap();
-        let found = look(root.path(), &rules());
+        let found = look(root.path(), &rules(), &SecretPaths::default());
         assert_eq!(
             found.named,
             [
@@ -168,15 +172,18 @@ mod tests {
         fs::write(root.path().join("site.key"), "-----BEGIN PRIVATE KEY-----").unwrap();
         fs::write(root.path().join("large"), [&[b'x'; 8_000][..], b"-----BEGIN PRIVATE KEY-----"].concat()).unwrap();
         let rules = SetRules { exclude: vec!["*.key".to_owned()], ..rules() };
-        assert_eq!(look(root.path(), &rules), Private::default());
+        assert_eq!(look(root.path(), &rules, &SecretPaths::default()), Private::default());
         assert_eq!(Private::default().line(), None);
+        let files = SecretFiles { set: rules.name.clone(), patterns: vec!["*.key".to_owned()] };
+        let known = SetRules::new(rules.name.clone());
+        assert_eq!(look(root.path(), &known, &SecretPaths::new(&[files])), Private::default());
     }
 
     #[test]
     fn only_the_first_are_named() {
         let root = tempfile::tempdir().unwrap();
         (0..9).for_each(|n| fs::write(root.path().join(format!("{n}.key")), "-----BEGIN PRIVATE KEY-----").unwrap());
-        let line = look(root.path(), &rules()).line().unwrap();
+        let line = look(root.path(), &rules(), &SecretPaths::default()).line().unwrap();
         assert!(line.contains("4.key") && !line.contains("5.key") && line.ends_with("and 4 more"), "{line}");
     }
 }

@@ -39,12 +39,15 @@ pub const PROCEDURE: &[&str] = &[
     "procedure.taken",
 ];
 
+/// Every point of erasing a content from the manager's history; the note in the record is durable before.
+pub const FORGET: &[&str] = &["forget.searched", "forget.based", "forget.dropped"];
+
 /// The point at which a member's message is handled.
 pub const HEARD: &[&str] = &["lane.heard"];
 
 /// Passes a point.
 pub(crate) fn hit(point: &str) {
-    let known = [POINTS, RECORD, BATCH, LIVE, TOKENS, HANDOVER, REBUILD, PROCEDURE, HEARD]
+    let known = [POINTS, RECORD, BATCH, LIVE, TOKENS, HANDOVER, REBUILD, PROCEDURE, FORGET, HEARD]
         .iter()
         .any(|list| list.contains(&point));
     debug_assert!(known, "{point} is not in the list");

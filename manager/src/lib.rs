@@ -8,6 +8,7 @@
 //!                              ▲   Command (mpsc)          ▲  record (watch), ToLanes (mpsc)
 //!                              └────────── Manager ────────┘        all of them ──Event (mpsc)──▶ the monitor
 //! rollout ──plan (watch)──▶ publisher, lanes; rollout ──Command (mpsc)──▶ publisher
+//! forget ──Command (mpsc)──▶ publisher; servers' reports ──▶ forget
 //! ```
 //!
 //! The rules of the record and the procedures are in `bellwether_group`, without I/O. [`publish::safety`], [`lane::plan`],
@@ -19,6 +20,7 @@
 pub mod balancer;
 pub mod begin;
 pub mod failpoints;
+mod forget;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod inside;
@@ -36,6 +38,7 @@ pub use begin::{
     form::{Form, FormError, Formed, form},
     start::StartError,
 };
+pub use forget::{Forget, ForgetError, ForgetPlan, Run};
 pub use inside::{Inside, Queue};
 pub use lane::{
     Deadlines,

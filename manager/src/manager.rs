@@ -28,7 +28,11 @@ use crate::{
     Published, ReadError, Request, Rollback, RollbackError, RolledBack,
     balancer::{Balancers, Locals},
     lane::{Control, lanes::ToLanes},
-    publish::{preview::Previews, publisher::Command, read},
+    publish::{
+        preview::Previews,
+        publisher::Command,
+        read::{self, Wanted},
+    },
     shared::Shared,
 };
 
@@ -209,8 +213,8 @@ impl Manager {
     /// No such file, or it cannot be read.
     pub async fn read(&self, request: v1::ReadRequest) -> Result<FileRead, ReadError> {
         let (set, path) = (request.set.parse()?, EntryPath::new(&request.path)?);
-        let shared = self.inner.shared.clone();
-        let read = move || read::read(&shared, set, path);
+        let (shared, wanted) = (self.inner.shared.clone(), Wanted::of(&request));
+        let read = move || read::read(&shared, set, path, wanted);
         tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Stopping)?
     }
 
@@ -220,7 +224,8 @@ impl Manager {
     /// No such revision or file, or it cannot be read.
     pub async fn read_at(&self, name: RevisionName, request: v1::ReadRequest) -> Result<FileRead, ReadError> {
         let (set, path, past) = (request.set.parse()?, EntryPath::new(&request.path)?, self.past());
-        let read = move || read::read_at(&past, &past.find(name)?, set, path);
+        let wanted = Wanted::of(&request);
+        let read = move || read::read_at(&past, &past.find(name)?, (set, path), wanted);
         tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Stopping)?
     }
 

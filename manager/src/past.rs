@@ -8,10 +8,12 @@ use bellwether_proto::{
     entry::EntryPath,
     name::SetName,
     revision::{Number, RevisionName, SignedHeader},
+    time,
 };
 use bellwether_store::{
     history::{Chain, HistoryError, Packs, Stored},
     scan::Source,
+    secret::SecretPaths,
     tree::{Change, Tree},
 };
 
@@ -73,15 +75,31 @@ impl Past {
     pub fn ends(&self) -> Option<String> {
         let oldest = self.line.last()?;
         oldest.header.header().parent?;
-        Some(format!(
-            "older revisions than {} were dropped by retention, or this manager joined the group after them",
-            oldest.header.number()
-        ))
+        let number = oldest.header.number();
+        let record = self.shared.record.borrow();
+        let forgotten = record.record().policy.forgotten.iter().rfind(|note| note.begins == number);
+        Some(match forgotten {
+            Some(note) => format!(
+                "older revisions than {number} were dropped by `bellwether forget {}` (by {}, {} UTC)",
+                note.place,
+                note.by,
+                time::utc(i64::try_from(note.time_ms / 1_000).unwrap_or(i64::MAX))
+            ),
+            None => format!(
+                "older revisions than {number} were dropped by retention or by `forget`, or this manager joined the group after \
+                 them"
+            ),
+        })
     }
 
     /// The head's tree.
     pub fn head_tree(&self) -> Arc<Tree> {
         self.head.tree.clone()
+    }
+
+    /// The secret files, by the record in force.
+    pub fn secrets(&self) -> SecretPaths {
+        secrets(&self.shared)
     }
 
     /// The packs, for the content of files.
@@ -142,6 +160,11 @@ impl Revision {
             None => self.chain.tree().map(Arc::new),
         }
     }
+}
+
+/// The secret files, by the record in force.
+pub(crate) fn secrets(shared: &Shared) -> SecretPaths {
+    SecretPaths::new(&shared.record.borrow().record().policy.secret)
 }
 
 /// Whether a change touches one of `places` (none: any): it is within it, or removes it with what is above.

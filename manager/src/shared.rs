@@ -17,7 +17,7 @@ use bellwether_group::{
     lost::Known,
     rollout::{self, Hold},
 };
-use bellwether_local::prove::Commands;
+use bellwether_local::{prove::Commands, secret::Secrets};
 use bellwether_proto::{
     advice::{Advice, Advise},
     key::{KeyPair, PublicKey},
@@ -49,6 +49,7 @@ use crate::{
     balancer::Locals,
     begin::known,
     failpoints,
+    forget::Reports,
     lane::{reached::ReachedServers, sessions::Sessions, stall::Deadlines, view::Views},
     procedures::store::ProcedureStore,
     publish::{batch::Batches, head::Head, live::Lives, safety::Guard},
@@ -175,6 +176,8 @@ pub(crate) struct Shared {
     pub(crate) batch: Batches,
     /// The live paths of sets that are edited elsewhere.
     pub(crate) live: Lives,
+    /// The servers' reports about forgotten contents.
+    pub(crate) forgets: Reports,
     /// The cache for patches; without it, changed chunks are sent whole.
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
@@ -293,6 +296,7 @@ impl Shared {
             rollouts,
             batch,
             live,
+            forgets: Reports::default(),
             outlines,
             reads: Semaphore::new(READS),
             reached: watch::Sender::default(),
@@ -347,11 +351,17 @@ impl Shared {
         })
     }
 
+    /// The secret files that commands of the sets may see.
+    pub(crate) fn secrets(&self) -> Secrets {
+        Secrets::new(self.record.borrow().record(), self.sets.iter().cloned().chain(self.live.paths()))
+    }
+
     /// Tells the monitor. Where nobody listens any more, this process is stopping.
     pub(crate) fn see(&self, event: Event) {
         if let Event::Server(server, observation) = &event {
             self.reached.send_if_modified(|reached| reached.observe(server, observation));
             self.rollouts.observe(server, observation);
+            self.forgets.observe(server, observation);
         }
         let _ = self.events.send(event);
     }

@@ -70,6 +70,8 @@ pub const WANT: usize = 100_000;
 pub const SETS: usize = 256;
 /// Servers of a group.
 pub const SERVERS: usize = 4_096;
+/// Forgotten contents that a record names, and the chunks of all of them.
+pub const FORGOTTEN: (usize, usize) = (64, 8_192);
 /// Load balancers of a group.
 pub const BALANCERS: usize = 32;
 /// Named backends of one balancer; places of one server at balancers.

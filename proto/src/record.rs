@@ -3,13 +3,17 @@
 
 pub mod chain;
 mod confirmation;
+mod forgotten;
 mod rollout;
+mod secret;
 
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 pub use confirmation::Confirmation;
+pub use forgotten::Forgotten;
 pub use rollout::{Batch, RolloutPolicy};
+pub use secret::SecretFiles;
 
 pub use crate::level::Level;
 use crate::{
@@ -260,6 +264,12 @@ pub struct Policy {
     /// How a revision goes to the members in waves; none: to all at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutPolicy>,
+    /// The files whose content no output shows, sorted by set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret: Vec<SecretFiles>,
+    /// The contents that every server erases from its history, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forgotten: Vec<Forgotten>,
     /// A note for administrators: the one feature of a build of the next level, for tests of two programs.
     #[cfg(feature = "level-next")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -284,6 +294,8 @@ impl Policy {
             confirmed: None,
             stage_timeout_ms: Self::stage_timeout(),
             rollout: None,
+            secret: Vec::new(),
+            forgotten: Vec::new(),
             #[cfg(feature = "level-next")]
             note: None,
         }
@@ -375,6 +387,8 @@ const LATER: &[Later] = &[
         what: "another time for staging",
         is_used: |record| !Policy::is_stage_timeout(&record.policy.stage_timeout_ms),
     },
+    Later { came: Level(2), what: "a forgotten content", is_used: |record| !record.policy.forgotten.is_empty() },
+    Later { came: Level(2), what: "a secret file", is_used: |record| !record.policy.secret.is_empty() },
     #[cfg(feature = "level-next")]
     Later { came: Level::NEWEST, what: "a note", is_used: |record| record.policy.note.is_some() },
 ];
@@ -450,6 +464,8 @@ impl Record {
         }
         self.servers.iter().chain(&self.removed).try_for_each(|server| server.traffic().map(drop))?;
         self.policy.rollout.as_ref().map_or(Ok(()), RolloutPolicy::check)?;
+        secret::check(&self.policy.secret)?;
+        forgotten::check(&self.policy.forgotten)?;
         balancer::check(&self.policy.balancers)
     }
 }

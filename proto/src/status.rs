@@ -386,6 +386,20 @@ pub struct FarmStatus {
     /// The batch at the manager; none: there is none.
     #[serde(default)]
     pub batch: Option<Batch>,
+    /// Forgotten contents that some servers still hold.
+    #[serde(default)]
+    pub forgets: Vec<ForgetStatus>,
+}
+
+/// A forgotten content that some servers still hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgetStatus {
+    /// The number of the note in the group record.
+    pub id: u64,
+    /// The place that had the content, as `SET:PATH`.
+    pub place: String,
+    /// The servers that hold it, or may hold it, each with the reason.
+    pub holders: Vec<(ServerName, String)>,
 }
 
 /// The state of a procedure that is not over.
@@ -647,6 +661,8 @@ pub enum Observation {
     Balancers(Vec<(BalancerName, Option<String>)>),
     /// That balancer had forgotten that the server is drained, and was told again.
     DrainedAgain(BalancerName),
+    /// For each forgotten content, by its number in the record, the reason why it still holds the content; none: it does not.
+    Forgets(BTreeMap<u64, Option<String>>),
     /// It has seen these lost revisions.
     SawLost(String),
     /// It is alive.

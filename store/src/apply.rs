@@ -22,6 +22,7 @@ use crate::{
     failpoint,
     log::Log,
     scan::{ScanError, Source},
+    secret::{SecretContents, SecretPaths},
     tree::{Change, Tree},
 };
 
@@ -37,6 +38,7 @@ mod place;
 mod plan;
 mod probe;
 mod recover;
+mod secret;
 mod space;
 mod sparse;
 mod stage;
@@ -314,6 +316,13 @@ impl Staged {
     /// It cannot be shown before the switch: a set is not there yet, or too much changes.
     pub fn view(&self) -> std::io::Result<PathBuf> {
         self.0.0.as_ref().map_or_else(|| Err(std::io::ErrorKind::NotFound.into()), view::write)
+    }
+
+    /// Adds the content of secret files that is staged.
+    pub fn secrets(&self, paths: &SecretPaths, contents: &mut SecretContents) {
+        if let Some(work) = &self.0.0 {
+            secret::read(work, paths, contents);
+        }
     }
 
     /// Looks once more at what is to be replaced, and makes what is staged and the journal survive a power loss, with the `pack`

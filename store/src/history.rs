@@ -17,6 +17,7 @@
 mod arriving;
 mod disk;
 mod examine;
+mod forget;
 mod index;
 mod new_pack;
 mod reading;
@@ -44,6 +45,7 @@ use self::{
 };
 pub use self::{
     examine::{Examined, Interrupted, examine},
+    forget::{Holding, file_holds},
     new_pack::{NewPack, WholePack},
 };
 use crate::{
@@ -474,7 +476,12 @@ impl History {
     /// # Errors
     /// The system's.
     pub fn retain(&mut self, revisions: usize) -> Result<(), HistoryError> {
-        let Some((oldest, mut paths)) = self.index.doomed(revisions) else { return Ok(()) };
+        let Some((oldest, doomed)) = self.index.doomed(revisions) else { return Ok(()) };
+        self.remove(oldest, doomed)
+    }
+
+    /// Deletes these files, and the files of that age that were left out.
+    fn remove(&mut self, oldest: u64, mut paths: Vec<PathBuf>) -> Result<(), HistoryError> {
         let kept: HashSet<&PathBuf> = self.index.all().map(|stored| &stored.path).collect();
         let aged = |left: &&LeftOut| left.sequence < oldest && !kept.contains(&left.path);
         paths.extend(self.left_out.iter().filter(aged).map(|left| left.path.clone()));

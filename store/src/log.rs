@@ -322,6 +322,7 @@ impl Log {
             pack.map(|pack| (Kind::Pack, pack)).into_iter().chain([(Kind::Journal, &body[..])]).collect();
         self.append(&mut open, &records, true)?;
         let end = open.records.end;
+        open.records.packs.extend(at);
         open.records.journal = Some((end - body.len() as u64, end));
         Ok(at)
     }
@@ -350,6 +351,11 @@ impl Log {
             open.durable = open.records.end;
         }
         Ok(())
+    }
+
+    /// Whether its file has records of packs.
+    pub(crate) fn has_packs(&self) -> bool {
+        !locked(&self.open).records.packs.is_empty()
     }
 
     /// Whether the log is so large that it is to be made anew, and no switch is under way.

@@ -33,7 +33,8 @@ use crate::{
     tree::{Dir, Node, SetTree, Tree},
 };
 
-pub use exclude::Excludes;
+pub use exclude::{Excludes, LeftAlone};
+pub(crate) use exclude::{compile, is_within};
 pub use writers::Means;
 
 /// A set's path on this server, and its rules.

@@ -1,7 +1,7 @@
 //! The tree: all sets at one moment, hashed by directory. It is immutable; an edit copies the path to its change and
 //! shares the rest, so one changed file rehashes only its ancestors.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, collections::HashSet, sync::Arc};
 
 use bellwether_proto::{
     entry::{Content, Entry, EntryPath, Kind, Meta},
@@ -367,6 +367,19 @@ impl Tree {
                 });
             }
         }
+    }
+
+    /// The first place, as `SET:PATH`, at which a file has one of these chunks.
+    pub fn holder(&self, chunks: &HashSet<Hash>) -> Option<String> {
+        let mut found = None;
+        self.visit(&mut |set, path, node| {
+            if let (None, Node::File { content, .. }) = (&found, node)
+                && content.chunks().iter().any(|chunk| chunks.contains(&chunk.hash))
+            {
+                found = Some(format!("{set}:{path}"));
+            }
+        });
+        found
     }
 
     /// The number of entries.

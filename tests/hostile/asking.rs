@@ -43,7 +43,8 @@ fn client(player: &Player, token: &Token) -> GroupClient<Channel> {
 /// All requests that the group's servers may make.
 fn ask_all(client: &mut GroupClient<Channel>) -> [Result<(), Status>; 5] {
     runtime().block_on(async {
-        let read = v1::ReadRequest { set: "web".into(), path: bytes::Bytes::from_static(b"index.html") };
+        let read =
+            v1::ReadRequest { set: "web".into(), path: bytes::Bytes::from_static(b"index.html"), ..Default::default() };
         [
             client.change(put("evil.txt", b"evil")).await.map(drop),
             client.read(read).await.map(drop),
@@ -215,7 +216,8 @@ fn a_change_that_should_not_be_is_refused() {
         ("read nothing", b"nowhere", &["web:nowhere"]),
     ];
     for (case, path, words) in reads {
-        let read = v1::ReadRequest { set: "web".into(), path: bytes::Bytes::copy_from_slice(path) };
+        let read =
+            v1::ReadRequest { set: "web".into(), path: bytes::Bytes::copy_from_slice(path), ..Default::default() };
         let status = runtime().block_on(client.read(read)).map(drop).expect_err(case);
         says(case, status.message(), words);
     }

@@ -131,7 +131,8 @@ impl Talk {
                 | up::Message::Keepalive(_)
                 | up::Message::Knock(_)
                 | up::Message::Again(_)
-                | up::Message::Balancers(_) => {}
+                | up::Message::Balancers(_)
+                | up::Message::Forgets(_) => {}
             }
         }
     }

@@ -13,6 +13,7 @@ use bellwether_proto::{
 };
 use bellwether_store::tree::Change;
 
+pub use self::differences::SECRET;
 pub use self::text::diff;
 pub(crate) use self::{
     content::{ContentError, Contents},

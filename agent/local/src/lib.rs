@@ -8,4 +8,5 @@ pub mod inspect;
 pub mod master;
 pub mod process;
 pub mod prove;
+pub mod secret;
 pub mod set;

@@ -147,23 +147,47 @@ async fn end(child: &mut Child, group: &mut Group, limit: Duration) -> io::Resul
 
 /// Reads to the end and keeps the last bytes.
 fn tail(from: Option<impl AsyncRead + Unpin + Send + 'static>) -> Tail {
-    let kept = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = std::sync::Arc::new(std::sync::Mutex::new(Kept::default()));
     let keeping = kept.clone();
     let reading = tokio::spawn(async move {
         let Some(mut from) = from else { return };
         let mut buffer = vec![0; 8 << 10];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
-            let mut kept = locked(&keeping);
-            kept.extend_from_slice(&buffer[..read]);
-            let over = kept.len().saturating_sub(KEPT);
-            kept.drain(..over);
+            locked(&keeping).push(&buffer[..read]);
         }
     });
     Tail { kept, reading }
 }
 
+/// The last bytes of an output.
+#[derive(Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    /// Earlier bytes were dropped.
+    is_cut: bool,
+}
+
+impl Kept {
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        let over = self.bytes.len().saturating_sub(KEPT);
+        self.is_cut |= over > 0;
+        self.bytes.drain(..over);
+    }
+
+    /// Without the rest of a line, or else of a word, whose beginning was dropped: it might be the end of a secret, which is no
+    /// longer recognised.
+    fn whole(&self) -> &[u8] {
+        let after = |end: fn(&u8) -> bool| self.bytes.iter().position(end).map(|at| &self.bytes[at + 1..]);
+        match self.is_cut {
+            false => &self.bytes,
+            true => after(|byte| *byte == b'\n').or_else(|| after(u8::is_ascii_whitespace)).unwrap_or_default(),
+        }
+    }
+}
+
 struct Tail {
-    kept: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+    kept: std::sync::Arc<std::sync::Mutex<Kept>>,
     reading: JoinHandle<()>,
 }
 
@@ -178,7 +202,7 @@ async fn printed(mut tail: Tail) -> String {
     let _ = timeout(LINGER, &mut tail.reading).await;
     let kept = locked(&tail.kept);
     let clean = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
-    String::from_utf8_lossy(&kept).chars().map(clean).collect()
+    String::from_utf8_lossy(kept.whole()).chars().map(clean).collect()
 }
 
 #[cfg(test)]
@@ -201,6 +225,20 @@ mod tests {
         assert_eq!(ended.how, "ended with exit status: 3");
         assert_eq!(ended.output(), "oops\nhello");
         assert!(program("true").run().await.unwrap().well);
+    }
+
+    #[test]
+    fn the_kept_output_begins_with_a_whole_line() {
+        let kept = |pieces: &[&[u8]]| {
+            let mut kept = Kept::default();
+            pieces.iter().for_each(|piece| kept.push(piece));
+            String::from_utf8(kept.whole().to_owned()).unwrap()
+        };
+        assert_eq!(kept(&[b"one\n", b"two"]), "one\ntwo");
+        let many = b"a line\n".repeat(KEPT);
+        assert!(kept(&[&many]).starts_with("a line\na line\n") && kept(&[&many]).len() > KEPT - 10);
+        assert_eq!(kept(&[&vec![b'x'; KEPT], b" last"]), "last");
+        assert_eq!(kept(&[&vec![b'x'; KEPT + 1]]), "");
     }
 
     /// The real one needs systemd as the first process; this one records its arguments and runs the command.

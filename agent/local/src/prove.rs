@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     check::Before,
+    secret::Secrets,
     set::{NO_VIEW, SetCommands},
 };
 
@@ -25,14 +26,14 @@ pub struct Complaint {
     pub output: String,
 }
 
-/// Runs the commands that validate, which see the files that are there.
+/// Runs the commands that validate, which see the files that are there. What they print has no content of `secrets`.
 ///
 /// # Errors
 /// The complaint of the first one that fails.
-pub async fn validate(commands: &Commands) -> Result<(), Complaint> {
+pub async fn validate(commands: &Commands, secrets: &Secrets) -> Result<(), Complaint> {
     for (set, commands) in commands {
         if let Some(validate) = &commands.validate {
-            validate.run().await.map_err(|ended| complaint(set, "validate", ended))?;
+            validate.run().await.map_err(|ended| complaint(set, "validate", ended, secrets))?;
         }
     }
     Ok(())
@@ -49,9 +50,10 @@ pub enum Inside {
     Bad(Complaint),
 }
 
-/// Runs the commands that validate, which see the new tree that the file `view` describes. The file is removed.
-pub async fn validate_inside(commands: &Commands, view: &Path) -> Inside {
-    let inside = validate_at(commands, view).await;
+/// Runs the commands that validate, which see the new tree that the file `view` describes. The file is removed. What they print has
+/// no content of `secrets`.
+pub async fn validate_inside(commands: &Commands, secrets: &Secrets, view: &Path) -> Inside {
+    let inside = validate_at(commands, secrets, view).await;
     // Staging has nothing but the revision when the switch begins.
     if let Err(error) = tokio::fs::remove_file(view).await {
         tracing::warn!(%error, file = %view.display(), "cannot remove the description of what is staged");
@@ -59,7 +61,7 @@ pub async fn validate_inside(commands: &Commands, view: &Path) -> Inside {
     inside
 }
 
-async fn validate_at(commands: &Commands, view: &Path) -> Inside {
+async fn validate_at(commands: &Commands, secrets: &Secrets, view: &Path) -> Inside {
     // The program that runs, also where another one has its path by now. Only root's processes may look there, because the agent
     // is not dumpable.
     let running = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
@@ -77,7 +79,7 @@ async fn validate_at(commands: &Commands, view: &Path) -> Inside {
                 );
                 return Inside::Unable;
             }
-            Err(ended) => return Inside::Bad(complaint(set, "validate", ended)),
+            Err(ended) => return Inside::Bad(complaint(set, "validate", ended, secrets)),
         }
     }
     Inside::Good
@@ -88,23 +90,28 @@ async fn validate_at(commands: &Commands, view: &Path) -> Inside {
 ///
 /// # Errors
 /// As [`validate`].
-pub async fn prove(commands: &Commands, validates: bool, tell: impl Fn(&'static str)) -> Result<(), Complaint> {
+pub async fn prove(
+    commands: &Commands,
+    validates: bool,
+    secrets: &Secrets,
+    tell: impl Fn(&'static str),
+) -> Result<(), Complaint> {
     if validates {
         tell("validating");
-        validate(commands).await?;
+        validate(commands, secrets).await?;
     }
     tell("reloading");
     let mut before: BTreeMap<&SetName, Before> = BTreeMap::new();
     for (set, commands) in commands {
         before.insert(set, commands.check.as_ref().map(|check| check.before()).unwrap_or_default());
         if let Some(reload) = &commands.reload {
-            reload.run().await.map_err(|ended| complaint(set, "reload", ended))?;
+            reload.run().await.map_err(|ended| complaint(set, "reload", ended, secrets))?;
         }
     }
     tell("checking");
     for (set, commands) in commands {
         if let Some(check) = &commands.check {
-            check.run(&before[set]).await.map_err(|ended| complaint(set, "check", ended))?;
+            check.run(&before[set]).await.map_err(|ended| complaint(set, "check", ended, secrets))?;
         }
     }
     Ok(())
@@ -113,8 +120,9 @@ pub async fn prove(commands: &Commands, validates: bool, tell: impl Fn(&'static 
 /// The words by which services mark the line that says what is wrong.
 const MARKS: [&str; 5] = ["[emerg]", "[alert]", "fatal", "error", "fail"];
 
-/// The complaint of a command that ended so.
-pub fn complaint(set: &SetName, step: &str, (how, output): (String, String)) -> Complaint {
+/// The complaint of a command that ended so. Content of `secrets` is left out of its output.
+pub fn complaint(set: &SetName, step: &str, (how, output): (String, String), secrets: &Secrets) -> Complaint {
+    let output = secrets.hide(output);
     let reason = match telling(&output) {
         Some(line) => format!("set {set}: {step}: {how}: {line}"),
         None => format!("set {set}: {step}: {how}"),

@@ -121,6 +121,9 @@ impl Member {
             self.answer(asked);
         }
         self.put(follower::Input::Revert);
+        if self.follower.is_idle() {
+            self.forget();
+        }
     }
 
     pub(super) fn revert_by_policy(&mut self) {

@@ -11,6 +11,7 @@
 mod again;
 mod drift;
 pub mod follower;
+mod forgetting;
 pub mod greeting;
 pub mod incoming;
 mod keeping;
@@ -69,6 +70,7 @@ pub use self::{
 use self::{
     drift::waiting,
     follower::{Arrived, Facts, Follower, Output, Proven, Trouble},
+    forgetting::Forgetting,
     position::{Fault, Position},
     prove::Running,
     receive::{Receiving, Step},
@@ -200,6 +202,8 @@ pub struct Member {
     waits: watch::Sender<bool>,
     session: Option<Session>,
     progressed: Instant,
+    /// The contents that this server is to erase.
+    forgetting: Forgetting,
 }
 
 /// Why a member cannot begin.
@@ -282,6 +286,7 @@ impl Member {
             waits: watch::Sender::new(false),
             session: None,
             progressed: Instant::now(),
+            forgetting: Forgetting::default(),
         };
         member.tell(Observation::Reached {
             program: Program::own(),

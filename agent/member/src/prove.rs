@@ -5,7 +5,10 @@
 
 use std::path::PathBuf;
 
-use bellwether_local::prove::{self, Commands, Inside};
+use bellwether_local::{
+    prove::{self, Commands, Inside},
+    secret::Secrets,
+};
 use bellwether_store::failpoint;
 use tokio::{
     sync::mpsc,
@@ -69,9 +72,9 @@ impl Teller {
 }
 
 /// Runs the commands that validate; they see the new tree that the file `view` describes.
-pub(crate) fn validate(teller: &Teller, commands: Commands, view: PathBuf) -> Running {
+pub(crate) fn validate(teller: &Teller, commands: Commands, secrets: Secrets, view: PathBuf) -> Running {
     begin(teller, "validating", async move {
-        Happened::Validated(match prove::validate_inside(&commands, &view).await {
+        Happened::Validated(match prove::validate_inside(&commands, &secrets, &view).await {
             Inside::Good => Validated::Good,
             Inside::Unable => Validated::Unable,
             Inside::Bad(complaint) => Validated::Bad(complaint),
@@ -81,10 +84,10 @@ pub(crate) fn validate(teller: &Teller, commands: Commands, view: PathBuf) -> Ru
 
 /// Runs what is owed for what the sets hold now: the commands that validate, where they could not before, then the reloads, then
 /// the checks. The first one that fails ends it.
-pub(crate) fn prove(teller: &Teller, commands: Commands, validate: bool) -> Running {
+pub(crate) fn prove(teller: &Teller, commands: Commands, secrets: Secrets, validate: bool) -> Running {
     let told = teller.clone();
     begin(teller, "reloading", async move {
-        let proved = prove::prove(&commands, validate, |phase| {
+        let proved = prove::prove(&commands, validate, &secrets, |phase| {
             if phase == "checking" {
                 failpoint::hit("member.reloaded");
             }

@@ -1,8 +1,12 @@
 //! From a staged revision to the one that is held: switch, read back, note. And the way back of a sync, which undoes drift.
 
-use std::{collections::HashSet, path::PathBuf, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+    time::Instant,
+};
 
-use bellwether_local::{prove::Commands, set::SetCommands};
+use bellwether_local::{prove::Commands, secret::Secrets, set::SetCommands};
 use bellwether_proto::{
     clock::{self, now_ms},
     entry::Chunk,
@@ -18,6 +22,7 @@ use bellwether_store::{
     history::WholePack,
     pack,
     scan::Look,
+    state::record::GroupRecord,
     tree::Tree,
 };
 
@@ -85,6 +90,11 @@ impl Filling {
         let (staged, target) = (self.planned.plan.staged()?, self.planned.target);
         Ok(Prepared { header: self.header, began: self.began, pack, staged, target, view: None })
     }
+}
+
+/// The secret files of the sets in these places.
+fn secrets(record: &GroupRecord, paths: &BTreeMap<SetName, PathBuf>) -> Secrets {
+    Secrets::new(record.current().record(), paths.iter().map(|(set, path)| (set.clone(), path.clone())))
 }
 
 impl Member {
@@ -183,8 +193,9 @@ impl Member {
         failpoint::hit("member.staged");
         let Transfer::Prepared(prepared) = &mut self.transfer else { return };
         let (sets, view) = (prepared.staged.sets(), prepared.view.take());
+        let secrets = secrets(&self.record, &self.sets.paths).with(&prepared.staged);
         let (commands, teller) = (self.commands(&sets), self.teller());
-        self.running = view.map(|view| prove::validate(&teller, commands, view));
+        self.running = view.map(|view| prove::validate(&teller, commands, secrets, view));
     }
 
     /// Begins the commands that the position owes.
@@ -192,7 +203,8 @@ impl Member {
         failpoint::hit("member.owed");
         let Some(owed) = self.position.owed.clone() else { return };
         let (commands, teller) = (self.commands(&owed.sets), self.teller());
-        self.running = Some(prove::prove(&teller, commands, owed.validate));
+        let secrets = secrets(&self.record, &self.sets.paths);
+        self.running = Some(prove::prove(&teller, commands, secrets, owed.validate));
         // Meanwhile: the way back may be a switch of its own.
         self.committed = None;
     }

@@ -126,7 +126,8 @@ pub(super) async fn run(common: &Common, asked: FileChange<'_>) -> Result<(), Co
 
 /// The hash of the present file; none: there is no file.
 async fn current(client: &mut AdminClient<Channel>, target: &Target) -> Result<Option<Hash>, CommandError> {
-    let request = ReadRequest { set: target.set.to_string(), path: target.path.as_bytes().to_vec().into() };
+    let (set, path) = (target.set.to_string(), target.path.as_bytes().to_vec().into());
+    let request = ReadRequest { set, path, hash_only: true, ..ReadRequest::default() };
     match client.read(request).await {
         Ok(reply) => Hash::try_from(reply.into_inner().hash.as_ref()).map(Some).map_err(|e| CommandError::failed(&e)),
         Err(status) if status.code() == Code::NotFound => Ok(None),

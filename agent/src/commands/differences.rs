@@ -1,5 +1,6 @@
 //! Entries that differ, as text and as JSON: edits on a member, changes of a revision, differences between two.
 
+use bellwether_daemon::drift::SECRET;
 use bellwether_monitor::text::plain;
 use bellwether_proto::{
     entry::EntryPath,
@@ -116,8 +117,12 @@ pub(super) fn block(entry: &DriftEntry) -> String {
     let (before, now) = (entry.before.as_ref(), entry.now.as_ref());
     let name = format!("{}:{}", entry.set, path(&entry.path));
     let mut facts = Vec::new();
+    if entry.note == SECRET {
+        facts.push(secret(before, now));
+    }
     for kind in &entry.kinds {
         facts.extend(match (kind.as_str(), before, now) {
+            ("added" | "removed" | "changed", ..) if entry.note == SECRET => None,
             ("added", _, Some(now)) if entry.diff.is_empty() => Some(format!("added, {}", sized(now).join(""))),
             ("removed", Some(before), _) if entry.diff.is_empty() => {
                 Some(format!("removed, {}", sized(before).join("")))
@@ -136,12 +141,23 @@ pub(super) fn block(entry: &DriftEntry) -> String {
             _ => None,
         });
     }
-    if !entry.note.is_empty() && entry.note != NOT_A_TEXT {
+    if !entry.note.is_empty() && ![NOT_A_TEXT, SECRET].contains(&entry.note.as_str()) {
         facts.push(entry.note.clone());
     }
     let said = (!facts.is_empty()).then(|| plain(&format!("{name}: {}", facts.join("; "))));
     let diff = (!entry.diff.is_empty()).then(|| entry.diff.trim_end_matches('\n').to_owned());
     said.into_iter().chain(diff).collect::<Vec<_>>().join("\n")
+}
+
+/// The change of a secret file.
+fn secret(before: Option<&TreeEntry>, now: Option<&TreeEntry>) -> String {
+    let how = match (before, now) {
+        (Some(before), Some(now)) => format!("changed ({} → {} bytes)", before.size, now.size),
+        (None, Some(now)) => format!("added ({} bytes)", now.size),
+        (Some(before), None) => format!("removed ({} bytes)", before.size),
+        (None, None) => "changed".to_owned(),
+    };
+    format!("{SECRET}: {how}")
 }
 
 /// The note of an entry whose content is not a text.
@@ -178,6 +194,8 @@ mod tests {
         let binary =
             DriftEntry { note: NOT_A_TEXT.into(), ..entry(&["changed"], Some(side(0o644, 7)), Some(side(0o644, 8))) };
         assert_eq!(block(&binary), "web:a.conf: binary, 7 → 8 bytes");
+        let secret = DriftEntry { note: SECRET.into(), ..binary.clone() };
+        assert_eq!(block(&secret), "web:a.conf: content is secret: changed (7 → 8 bytes)");
         let large = DriftEntry { note: "too large for a diff".into(), ..binary };
         assert_eq!(block(&large), "web:a.conf: 7 → 8 bytes; too large for a diff");
     }

@@ -4,13 +4,14 @@ mod balancers;
 mod commands;
 mod descriptors;
 mod network;
+mod own_files;
 mod sets;
 mod state;
 mod watches;
 
 use bellwether_daemon::{config::Flags, state::identity};
 use bellwether_monitor::farm::differing;
-use bellwether_store::state::layout::Layout;
+use bellwether_store::{secret::SecretPaths, state::layout::Layout};
 use serde::Serialize;
 use serde_json::json;
 
@@ -115,10 +116,12 @@ async fn look(flags: &Flags, common: &Common, checks: &mut Vec<Check>) -> Result
     let mut directories = 0;
     for set in &config.sets {
         let rules = policy.and_then(|policy| policy.sets.iter().find(|rules| rules.name == set.name));
-        checks.extend(sets::private(set, rules));
+        let secrets = policy.map(|policy| SecretPaths::new(&policy.secret)).unwrap_or_default();
+        checks.extend(sets::private(set, rules, &secrets));
         checks.extend(sets::source(set));
         let (found, count) = sets::set(set, layout.state());
         checks.extend(found);
+        checks.extend(rules.and_then(|rules| own_files::own_files(&set.path, rules)));
         directories += count;
         checks.extend(commands::commands(set).await);
     }

@@ -13,13 +13,15 @@ use std::{
     process::Command,
 };
 
-use bellwether_daemon::drift::diff;
+use bellwether_daemon::drift::{SECRET, diff};
 use bellwether_proto::{hash::Hash, limits, v1::ReadRequest};
+use bellwether_store::secret::SecretPaths;
 use serde_json::json;
 use tonic::Code;
 
 use super::{
     change::{self, Becomes, Expect, FileChange, Options},
+    record,
     target::{self, Target},
 };
 use crate::{
@@ -62,7 +64,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         return Ok(());
     }
     if args.options.dry_run {
-        show(common, &target, before.as_deref(), &after);
+        show(common, &target, before.as_deref(), &after)?;
         copy.remove();
         return Ok(());
     }
@@ -82,7 +84,8 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
 async fn read(common: &Common, target: &Target) -> Result<Option<Vec<u8>>, CommandError> {
     let mut client = common.connect().await?;
     let path = bytes::Bytes::copy_from_slice(target.path.as_bytes());
-    let request = ReadRequest { set: target.set.to_string(), path };
+    // The editor shows the file to the person who asked for exactly this file, so a secret one is no exception.
+    let request = ReadRequest { set: target.set.to_string(), path, reveal: true, hash_only: false };
     let answer = async {
         match client.read(request).await {
             Ok(reply) => Ok(Some(reply.into_inner().data.to_vec())),
@@ -93,12 +96,22 @@ async fn read(common: &Common, target: &Target) -> Result<Option<Vec<u8>>, Comma
     common.within(answer).await
 }
 
-fn show(common: &Common, target: &Target, before: Option<&[u8]>, after: &[u8]) {
+fn show(common: &Common, target: &Target, before: Option<&[u8]>, after: &[u8]) -> Result<(), CommandError> {
     let name = target.to_string();
+    let held = record::held(common)?;
+    if SecretPaths::new(&held.current.record().policy.secret).covers(&target.set, &target.path) {
+        let (before, after) = (before.map_or(0, <[u8]>::len), after.len());
+        let text = format!("{name}: {SECRET}: changed ({before} → {after} bytes)");
+        output::show(common.json, &json!({ "target": name, "diff": null, "note": SECRET }), |_| {
+            format!("{text}\nwould put that (nothing was changed)")
+        });
+        return Ok(());
+    }
     let text = diff((&name, before.unwrap_or_default()), (&format!("{name} as edited"), after), SHOWN).text;
     output::show(common.json, &json!({ "target": name, "diff": text }), |_| {
         format!("{text}\nwould put that (nothing was changed)")
     });
+    Ok(())
 }
 
 /// A private copy for the editor.

@@ -21,6 +21,9 @@ pub struct Args {
     /// Print only the BLAKE3 hash of the file, for `put --expect`
     #[arg(long)]
     pub hash: bool,
+    /// Print the content although the group says that the file is secret
+    #[arg(long, conflicts_with_all = ["at", "hash"])]
+    pub reveal: bool,
     /// Read the file as it was in this revision: 1.12, 12, head, or head-1 for the one before the head
     #[arg(long, value_name = "REV")]
     pub at: Option<RevisionName>,
@@ -32,7 +35,8 @@ pub struct Args {
 /// There is no such file.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let target = target::file(&args.file)?;
-    let request = ReadRequest { set: target.set.to_string(), path: target.path.as_bytes().to_vec().into() };
+    let path = target.path.as_bytes().to_vec().into();
+    let request = ReadRequest { set: target.set.to_string(), path, reveal: args.reveal, hash_only: args.hash };
     let reply = match args.at {
         None => {
             let mut client = common.connect().await?;

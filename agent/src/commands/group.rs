@@ -17,6 +17,7 @@ use bellwether_proto::{
     status::ServerStatus,
     v1::edit_record_request::Edit,
 };
+use bellwether_store::secret::SecretPaths;
 use clap::{
     Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -77,7 +78,10 @@ struct Settings {
     /// Leave entries that match to each server; may be repeated
     #[arg(long, value_name = "SET=PATTERN")]
     local: Vec<String>,
-    /// Replace the existing patterns with those of --exclude and --local; SET= alone removes them
+    /// Never show the content of files that match: in no diff, log, status or page; may be repeated
+    #[arg(long, value_name = "SET=PATTERN")]
+    secret: Vec<String>,
+    /// Replace the existing patterns with those of --exclude, --local and --secret; SET= alone removes them
     #[arg(long)]
     replace: bool,
     /// The set for --allow-setuid and --allow-capabilities; without it, all sets
@@ -242,8 +246,10 @@ fn settings(policy: &Policy) -> Vec<String> {
     lines.extend(policy.balancers.iter().map(|balancer| format!("balancer {balancer}")));
     for rules in &policy.sets {
         lines.push(format!("set      {}", rules.name));
-        let patterns = [("exclude", &rules.exclude), ("local", &rules.local)];
-        lines.extend(patterns.iter().flat_map(|(kind, list)| list.iter().map(move |p| format!("  {kind} {p}"))));
+        let secret = policy.secret.iter().find(|files| files.set == rules.name).map(|files| &files.patterns);
+        let patterns = [("exclude", Some(&rules.exclude)), ("local", Some(&rules.local)), ("secret", secret)];
+        let patterns = patterns.into_iter().filter_map(|(kind, list)| Some((kind, list?)));
+        lines.extend(patterns.flat_map(|(kind, list)| list.iter().map(move |p| format!("  {kind} {p}"))));
         let allowed = [("setuid", rules.allow_setuid), ("capabilities", rules.allow_capabilities)];
         lines.extend(allowed.iter().filter(|(_, allowed)| *allowed).map(|(what, _)| format!("  allows {what}")));
     }
@@ -321,6 +327,8 @@ fn change(settings: Settings) -> Result<PolicyChange, CommandError> {
     };
     let exclude = patterns("exclude", &settings.exclude)?;
     let local = patterns("local", &settings.local)?;
+    let secret = patterns("secret", &settings.secret)?;
+    SecretPaths::check(&secret.list).map_err(|why| CommandError::new(Kind::Usage, format!("--secret: {why}")))?;
     Ok(PolicyChange {
         publish: settings.publish,
         codec: settings.codec,
@@ -332,6 +340,7 @@ fn change(settings: Settings) -> Result<PolicyChange, CommandError> {
         set,
         exclude,
         local,
+        secret,
         balancers: settings.balancer,
         no_balancers: settings.no_balancer,
         min_serving: settings.min_serving,
@@ -424,6 +433,9 @@ mod tests {
         assert_eq!(change.set, Some("nginx".parse().expect("a name")));
         assert_eq!((change.exclude, change.local), (patterns(&["*.bak", "a=b"], false), patterns(&["l"], false)));
         let change = parse("--exclude nginx= --replace").expect("removes all");
+        let secret = parse("--secret nginx=*.key").expect("right");
+        assert_eq!(secret.secret, patterns(&["*.key"], false));
+        assert_eq!(parse("--secret nginx=a{b").expect_err("no pattern").kind, Kind::Usage);
         assert_eq!((change.exclude, change.local), (patterns(&[], true), patterns(&[], false)));
     }
 

@@ -17,7 +17,10 @@ use bellwether_proto::{
     name::SetName,
     record::{Codec, Record, SetRules},
 };
-use bellwether_store::state::layout::{Held, Layout};
+use bellwether_store::{
+    secret::SecretPaths,
+    state::layout::{Held, Layout},
+};
 use serde_json::json;
 
 use super::starter;
@@ -72,7 +75,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     if !common.json {
         output::note(&plan(&config));
         for (set, rules) in config.sets.iter().zip(&rules) {
-            if let Some(line) = private::look(&set.path, rules).line() {
+            if let Some(line) = private::look(&set.path, rules, &SecretPaths::default()).line() {
                 output::note(&format!(
                     "warning: set {} {line}; leave out what is not meant: --exclude {}=PATTERN",
                     set.name, set.name

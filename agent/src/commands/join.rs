@@ -23,6 +23,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     scan::Source,
+    secret::SecretPaths,
     state::layout::{Held, Layout},
 };
 use serde_json::json;
@@ -182,7 +183,7 @@ async fn compare(
     progress.now("reading this server's directories".to_owned());
     let compared = tokio::task::spawn_blocking(move || {
         let line = |source: &Source| {
-            let line = private::look(&source.path, &source.rules).line()?;
+            let line = private::look(&source.path, &source.rules, &SecretPaths::default()).line()?;
             Some(format!("warning: set {} of this server {line}; it is replaced or removed here", source.rules.name))
         };
         Ok::<_, CommandError>((preview::compare(&sources, &group)?, sources.iter().filter_map(line).collect()))

@@ -26,6 +26,7 @@ pub mod discard;
 pub mod doctor;
 pub mod drift;
 pub mod edit;
+pub mod forget;
 pub mod get;
 pub mod group;
 pub mod init;
@@ -144,6 +145,8 @@ commands! {
     Diff = diff;
     /// Publish the content of an earlier revision as a new one
     Rollback = rollback;
+    /// Erase the earlier contents of a file, such as a leaked secret, from every history
+    Forget = forget;
     /// Show, continue and stop the rollout of a revision in waves
     Rollout = rollout;
     /// Make another server the manager, or this server when the manager is lost

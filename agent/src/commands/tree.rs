@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 
 use bellwether_proto::{
+    record::SetRules,
     revision::RevisionName,
     v1::{TreeAtRequest, TreeEntry, TreeRequest},
 };
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     differences::{exact, exact_link, path as shown},
-    past, target,
+    past, record, target,
 };
 use crate::{common::Common, error::CommandError, output};
 
@@ -34,7 +35,8 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         Some(at) => TreeRequest { set: at.set.to_string(), prefix: at.path.as_bytes().to_vec().into() },
         None => TreeRequest::default(),
     };
-    let parts = match args.at {
+    let (set, at) = (request.set.clone(), args.at);
+    let parts = match at {
         None => {
             let mut client = common.connect().await?;
             common.read(client.tree(request)).await?
@@ -65,8 +67,23 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
     if common.json {
         output::line(if first { "[]" } else { "]" });
+    } else if let (None, Ok(held)) = (at, record::held(common)) {
+        not_listed(&held.current.record().policy.sets, &set).iter().for_each(|line| output::note(line));
     }
     Ok(())
+}
+
+/// The patterns of entries that are on the servers and in no revision, apart for `local` and `exclude`. `set`: empty for all.
+fn not_listed(sets: &[SetRules], set: &str) -> Vec<String> {
+    let line = |why: &str, patterns: fn(&SetRules) -> &Vec<String>| {
+        let sets = sets.iter().filter(|rules| set.is_empty() || rules.name.as_str() == set);
+        let named =
+            sets.flat_map(|rules| patterns(rules).iter().map(move |pattern| format!("{}={pattern}", rules.name)));
+        let named = named.collect::<Vec<_>>().join(", ");
+        (!named.is_empty()).then(|| format!("not listed, because {why}: {named}"))
+    };
+    let local = line("each server has its own", |rules| &rules.local);
+    local.into_iter().chain(line("they are excluded", |rules| &rules.exclude)).collect()
 }
 
 fn as_json(entry: &TreeEntry) -> Value {
@@ -103,6 +120,21 @@ fn as_text(entry: &TreeEntry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn local_and_excluded_entries_are_named_apart() {
+        let mut rules = SetRules::new("web".parse().expect("a name"));
+        rules.exclude = vec!["*.bak".to_owned()];
+        rules.local = vec!["local-*".to_owned(), "own/".to_owned()];
+        let sets = [rules, SetRules::new("app".parse().expect("a name"))];
+        let lines = [
+            "not listed, because each server has its own: web=local-*, web=own/",
+            "not listed, because they are excluded: web=*.bak",
+        ];
+        assert_eq!(not_listed(&sets, ""), lines);
+        assert_eq!(not_listed(&sets, "web"), lines);
+        assert!(not_listed(&sets, "app").is_empty());
+    }
 
     #[test]
     fn a_line_says_all_of_an_entry_and_escapes_what_a_terminal_would_obey() {

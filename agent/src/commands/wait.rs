@@ -209,6 +209,7 @@ mod tests {
             expelled: None,
             rollout: None,
             batch: None,
+            forgets: Vec::new(),
         }
     }
 

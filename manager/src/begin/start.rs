@@ -35,6 +35,7 @@ use crate::{
     Manager,
     balancer::Locals,
     begin::epoch,
+    forget,
     lane::lanes,
     manager::Inner,
     publish::{
@@ -341,6 +342,7 @@ fn run(
         early: None,
         batch: Default::default(),
         live: LiveLook::new(Instant::now()),
+        searched: Default::default(),
         times: Times::new(Instant::now(), !believed, full),
     };
     let (record, sets, events) = (shared.record.clone(), shared.sets.clone(), shared.events.clone());
@@ -348,6 +350,7 @@ fn run(
     let tasks = vec![
         ("watch", alarm.spawn("watch", shutdown, watching::run(to_watch, dirty, modes, shutdown.clone()))),
         ("publisher", alarm.spawn("publisher", shutdown, publisher.run(to_publisher, shutdown.clone()))),
+        ("forget", alarm.spawn("forget", shutdown, forget::run(shared.clone(), commands.clone(), shutdown.clone()))),
         ("rollout", alarm.spawn("rollout", shutdown, rollout::run(shared.clone(), commands.clone(), shutdown.clone()))),
         ("lanes", alarm.spawn("lanes", shutdown, lanes::run(shared.clone(), to_lanes, shutdown.clone()))),
     ];

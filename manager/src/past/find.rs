@@ -19,8 +19,8 @@ pub enum FindError {
     },
     /// It is older than what is kept.
     #[error(
-        "revision {name} is not in the history any more: it was dropped by retention, or this manager joined the group after \
-         it; the oldest revision here is {oldest}"
+        "revision {name} is not in the history any more: it was dropped by retention or by `forget`, or this manager joined the \
+         group after it; the oldest revision here is {oldest}"
     )]
     Dropped {
         /// The name.

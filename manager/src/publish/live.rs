@@ -125,6 +125,11 @@ pub(crate) struct Lives {
 }
 
 impl Lives {
+    /// The live paths.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = (SetName, PathBuf)> {
+        self.paths.iter().cloned()
+    }
+
     /// Opens the state in the state directory `state`. `edited`: where sets are edited, of those whose paths are in `sets`.
     /// Blocks.
     ///
@@ -281,7 +286,9 @@ fn switch(shared: &Arc<Shared>, header: &SignedHeader, target: &Tree) -> Result<
     let Some(staged) = stage(shared, target, header.id(), &number.to_string())? else {
         // Somebody has put the new content there already.
         let commands = shared.commands_of(&sets);
-        let proved = shared.wait_for_commands(prove::prove(&commands, true, |_| {})).ok_or(LiveError::Stopping)?;
+        let proved = shared
+            .wait_for_commands(prove::prove(&commands, true, &shared.secrets(), |_| {}))
+            .ok_or(LiveError::Stopping)?;
         return proved.map(|()| None).map_err(|complaint| refuse(shared, header, complaint));
     };
     sets.extend(staged.sets());
@@ -290,7 +297,7 @@ fn switch(shared: &Arc<Shared>, header: &SignedHeader, target: &Tree) -> Result<
     let validates = validate(shared, &commands, &staged)?;
     let switched = staged.begin(None)?.switch()?;
     failpoints::hit("live.switched");
-    let proved = shared.wait_for_commands(prove::prove(&commands, validates, |_| {}));
+    let proved = shared.wait_for_commands(prove::prove(&commands, validates, &shared.secrets(), |_| {}));
     failpoints::hit("live.proved");
     match proved {
         Some(Ok(())) => Ok(Some(Followed { switched, number, began })),
@@ -301,7 +308,9 @@ fn switch(shared: &Arc<Shared>, header: &SignedHeader, target: &Tree) -> Result<
         }
         Some(Err(complaint)) => {
             switched.take_back()?;
-            if let Some(Err(again)) = shared.wait_for_commands(prove::prove(&commands, false, |_| {})) {
+            if let Some(Err(again)) =
+                shared.wait_for_commands(prove::prove(&commands, false, &shared.secrets(), |_| {}))
+            {
                 fails(
                     shared,
                     &format!("{}; with the files from before it fails, too: {}", complaint.reason, again.reason),
@@ -332,7 +341,7 @@ fn validate(shared: &Shared, commands: &Commands, staged: &Staged) -> Result<boo
         return Ok(false);
     }
     match staged.view() {
-        Ok(view) => match shared.wait_for_commands(prove::validate_inside(commands, &view)) {
+        Ok(view) => match shared.wait_for_commands(prove::validate_inside(commands, &shared.secrets(), &view)) {
             Some(Inside::Good) => Ok(false),
             Some(Inside::Unable) => Ok(true),
             Some(Inside::Bad(complaint)) => Err(LiveError::Rejected(complaint)),

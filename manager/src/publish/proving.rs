@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use bellwether_local::prove::{self, Commands};
+use bellwether_local::{
+    prove::{self, Commands},
+    secret::Secrets,
+};
 use bellwether_proto::{
     clock::micros,
     name::{ServerName, SetName},
@@ -95,7 +98,7 @@ impl Proving {
         let proving = async move {
             let validated = match validation {
                 Validation::Done => Ok(()),
-                Validation::Silent | Validation::Told => prove::validate(&commands).await,
+                Validation::Silent | Validation::Told => prove::validate(&commands, &shared.secrets()).await,
             };
             let name = &shared.name;
             let observed = match validated {
@@ -108,7 +111,7 @@ impl Proving {
                     Observation::Failed(format!("nothing was reloaded: {}; {next}", complaint.reason))
                 }
                 Ok(()) => {
-                    let (observed, failure) = reloaded(&commands, number, name).await;
+                    let (observed, failure) = reloaded(&commands, &shared.secrets(), number, name).await;
                     shared.rollouts.observe_own(name, number, failure.as_deref());
                     observed
                 }
@@ -120,9 +123,14 @@ impl Proving {
 }
 
 /// Runs the commands that reload and check; the reason if one fails, too.
-async fn reloaded(commands: &Commands, number: Number, name: &ServerName) -> (Observation, Option<String>) {
+async fn reloaded(
+    commands: &Commands,
+    secrets: &Secrets,
+    number: Number,
+    name: &ServerName,
+) -> (Observation, Option<String>) {
     let began = Instant::now();
-    match prove::prove(commands, false, |_| {}).await {
+    match prove::prove(commands, false, secrets, |_| {}).await {
         Ok(()) => (Observation::Done { revision: number, micros: micros(began), kept: Vec::new() }, None),
         Err(complaint) => {
             tracing::error!(complaint.reason, complaint.output, "the service of this manager fails");

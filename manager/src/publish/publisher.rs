@@ -37,6 +37,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     failpoints,
+    forget::{self, Forget, ForgetError, ForgetPlan, Holds, Searched},
     publish::{
         adopt::{self, Adopt, AdoptError, Adopted, Made},
         batch::{BatchError, BeginBatch, Begun, Running},
@@ -89,6 +90,10 @@ pub(crate) enum Command {
     Batch(Box<BeginBatch>, oneshot::Sender<Result<Begun, BatchError>>),
     /// Runs this server's own commands again; the answer comes when the monitor shows that.
     Prove(oneshot::Sender<()>),
+    /// What a `forget` would erase.
+    PlanForget(Forget, oneshot::Sender<Result<ForgetPlan, ForgetError>>),
+    /// Erases what the record's notes say; the state of each.
+    Erase(oneshot::Sender<Holds>),
     /// The sets as they are now; nothing is published.
     Look(oneshot::Sender<Result<Tree, PublishError>>),
 }
@@ -135,6 +140,8 @@ pub(crate) struct Publisher {
     pub(crate) batch: Running,
     /// The next look at the live paths.
     pub(crate) live: LiveLook,
+    /// What is known of forgotten contents here.
+    pub(crate) searched: Searched,
     /// The times at which every entry and every byte are due to be checked.
     pub(crate) times: Times,
 }
@@ -459,6 +466,14 @@ impl Publisher {
                 self.proving.again(&self.shared).await;
                 let _ = answer.send(());
             }
+            Command::PlanForget(request, answer) => {
+                let (shared, known) = (self.shared.clone(), self.known.clone());
+                let plan = tokio::task::spawn_blocking(move || forget::plan(&shared, &known, &request)).await;
+                let _ = answer.send(plan.unwrap_or(Err(ForgetError::Stopping)));
+            }
+            Command::Erase(answer) => {
+                let _ = answer.send(self.erase().await);
+            }
             Command::Look(answer) => {
                 // Every difference counts, even a refused one.
                 let cause = Cause::Asked(Request { dry_run: true, accept: true, ..Request::default() });
@@ -608,6 +623,17 @@ impl Publisher {
             self.round(PublishTask::Look(Look::Stats)).await;
         }
         done
+    }
+
+    async fn erase(&mut self) -> Holds {
+        // A prepared pack is a file that no search finds.
+        self.early = None;
+        let (shared, known) = (self.shared.clone(), self.known.clone());
+        let mut searched = std::mem::take(&mut self.searched);
+        let erasing = move || (forget::erase(&shared, &known, &mut searched), searched);
+        let (holds, searched) = tokio::task::spawn_blocking(erasing).await.unwrap_or_default();
+        self.searched = searched;
+        holds
     }
 
     /// Prepares the publish of the burst, in case no more edits follow.

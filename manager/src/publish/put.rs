@@ -16,7 +16,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     replace::{LookedAt, ReplaceError, Replaced},
-    scan::{Excludes, ScanError, Source, content},
+    scan::{Excludes, LeftAlone, ScanError, Source, content},
     state::record::decide,
     tree::{Change, Edit, Node},
 };
@@ -78,8 +78,11 @@ pub enum ChangeError {
     #[error("there is no set {0} in this group")]
     NoSet(SetName),
     /// The group does not manage the file.
-    #[error("{0} is excluded from the group, or is each server's own")]
+    #[error("{0} is excluded from the group")]
     Excluded(String),
+    /// The file belongs to each server alone.
+    #[error("{0} is local: each server has its own file there; nothing was changed")]
+    Local(String),
     /// The file was changed by somebody else, with its present state.
     #[error("{0} is not as expected ({1})")]
     Conflict(String, String),
@@ -135,6 +138,7 @@ impl Advise for ChangeError {
             }
             Self::Replace(ReplaceError::Elsewhere(_)) => Some(back_or_accept()),
             Self::Disputed(_) => Some(decide()),
+            Self::Local(_) => Some(Advice::say("edit the file on the server that it belongs to")),
             Self::Malformed(_) | Self::Excluded(_) | Self::Replace(_) | Self::Rules(_) => None,
         }
     }
@@ -208,8 +212,10 @@ pub(crate) fn make(shared: &Shared, asked: &Asked) -> Result<Option<Replaced>, C
 }
 
 fn make_in(source: &Source, asked: &Asked) -> Result<Option<Replaced>, ChangeError> {
-    if Excludes::new(&source.rules)?.excluded(&asked.path, false) {
-        return Err(ChangeError::Excluded(asked.file()));
+    match Excludes::new(&source.rules)?.reason(&asked.path, false) {
+        Some(LeftAlone::Local) => return Err(ChangeError::Local(asked.file())),
+        Some(LeftAlone::Excluded | LeftAlone::Staging) => return Err(ChangeError::Excluded(asked.file())),
+        None => {}
     }
     let there = LookedAt::open(source, &asked.path)?;
     asked.check(&there)?;

@@ -14,6 +14,7 @@ use bellwether_proto::{
     limits,
     name::SetName,
     revision::Number,
+    v1,
 };
 use bellwether_store::{
     beneath::Root,
@@ -23,7 +24,7 @@ use bellwether_store::{
 use bytes::Bytes;
 
 use crate::{
-    past::{FindError, Past, Revision},
+    past::{FindError, Past, Revision, secrets},
     publish::head::Head,
     shared::Shared,
 };
@@ -31,9 +32,9 @@ use crate::{
 /// A file of the head revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileRead {
-    /// Its bytes.
+    /// Its bytes; none if only the hash was asked for.
     pub data: Bytes,
-    /// Their BLAKE3.
+    /// The BLAKE3 of the file's bytes.
     pub hash: Hash,
     /// Its mode, the lower twelve bits.
     pub mode: u16,
@@ -89,6 +90,24 @@ pub enum ReadError {
         /// The head.
         revision: Number,
     },
+    /// The file is secret.
+    #[error("{set}:{path} is secret, and its content is not shown")]
+    Secret {
+        /// The set.
+        set: SetName,
+        /// The file.
+        path: EntryPath,
+    },
+    /// The file of an earlier revision is secret.
+    #[error("{set}:{path} is secret, and the content of earlier revisions is not shown")]
+    SecretBefore {
+        /// The set.
+        set: SetName,
+        /// The file.
+        path: EntryPath,
+        /// The revision.
+        revision: Number,
+    },
     /// The history lacks its bytes.
     #[error("the history lacks the content that {set}:{path} had in revision {revision}")]
     Gone {
@@ -112,6 +131,13 @@ impl Advise for ReadError {
         match self {
             Self::NoFile { revision, .. } => Some(Advice::run("see", format!("bellwether tree --at {revision}"))),
             Self::Find(find) => find.advice(),
+            Self::Secret { set, path } => {
+                Some(Advice::run("to print it", format!("bellwether get --reveal {set}:{path}")))
+            }
+            Self::SecretBefore { set, path, revision } => Some(Advice::run(
+                "to publish this content again",
+                format!("bellwether rollback {revision} {set}:{path}"),
+            )),
             Self::Malformed(_)
             | Self::Large { .. }
             | Self::History { .. }
@@ -122,8 +148,39 @@ impl Advise for ReadError {
     }
 }
 
+/// What a person asks of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Its content, unless the file is secret.
+    Content,
+    /// Its content, although the file may be secret.
+    Reveal,
+    /// Only its hash.
+    Hash,
+}
+
+impl Wanted {
+    pub(crate) fn of(request: &v1::ReadRequest) -> Self {
+        match request {
+            v1::ReadRequest { hash_only: true, .. } => Self::Hash,
+            v1::ReadRequest { reveal: true, .. } => Self::Reveal,
+            v1::ReadRequest { .. } => Self::Content,
+        }
+    }
+
+    /// The answer, of `data`.
+    fn read(self, data: Bytes, mode: u16, revision: Number) -> FileRead {
+        let hash = Hash::of(&data);
+        let data = if self == Self::Hash { Bytes::new() } else { data };
+        FileRead { data, hash, mode, revision }
+    }
+}
+
 /// Reads a file of the head. Blocks.
-pub(crate) fn read(shared: &Shared, set: SetName, path: EntryPath) -> Result<FileRead, ReadError> {
+pub(crate) fn read(shared: &Shared, set: SetName, path: EntryPath, wanted: Wanted) -> Result<FileRead, ReadError> {
+    if wanted == Wanted::Content && secrets(shared).covers(&set, &path) {
+        return Err(ReadError::Secret { set, path });
+    }
     let head = shared.head.borrow().clone();
     let revision = head.stored.header.number();
     let Some(Node::File { meta, content, .. }) = head.tree.get(&set, &path) else {
@@ -139,15 +196,23 @@ pub(crate) fn read(shared: &Shared, set: SetName, path: EntryPath) -> Result<Fil
             .map_err(|source| ReadError::History { set: set.clone(), path: path.clone(), source })?
             .ok_or(ReadError::Lost { set, path, revision })?,
     };
-    Ok(FileRead { hash: Hash::of(&data), data, mode: meta.mode, revision })
+    Ok(wanted.read(data, meta.mode, revision))
 }
 
 /// Reads a file of `revision`, of `past`. Blocks.
 ///
 /// # Errors
 /// No such file, or it cannot be read.
-pub(crate) fn read_at(past: &Past, revision: &Revision, set: SetName, path: EntryPath) -> Result<FileRead, ReadError> {
+pub(crate) fn read_at(
+    past: &Past,
+    revision: &Revision,
+    (set, path): (SetName, EntryPath),
+    wanted: Wanted,
+) -> Result<FileRead, ReadError> {
     let number = revision.header().number();
+    if wanted != Wanted::Hash && past.secrets().covers(&set, &path) {
+        return Err(ReadError::SecretBefore { set, path, revision: number });
+    }
     let failed = |source| ReadError::History { set: set.clone(), path: path.clone(), source };
     let Some(Node::File { meta, content, .. }) = revision.tree().map_err(failed)?.get(&set, &path) else {
         return Err(ReadError::NoFile { set, path, revision: number });
@@ -157,7 +222,7 @@ pub(crate) fn read_at(past: &Past, revision: &Revision, set: SetName, path: Entr
         return Err(ReadError::Large { set, path, size });
     }
     match stored(past.packs(), &content).map_err(failed)? {
-        Some(data) => Ok(FileRead { hash: Hash::of(&data), data, mode: meta.mode, revision: number }),
+        Some(data) => Ok(wanted.read(data, meta.mode, number)),
         None => Err(ReadError::Gone { set, path, revision: number }),
     }
 }

@@ -524,7 +524,10 @@ impl Publishing<'_> {
         if commands.is_empty() {
             return Ok(());
         }
-        let validated = self.shared.wait_for_commands(prove::validate(&commands)).ok_or(PublishError::Stopping)?;
+        let validated = self
+            .shared
+            .wait_for_commands(prove::validate(&commands, &self.shared.secrets()))
+            .ok_or(PublishError::Stopping)?;
         validated.map_err(|complaint| {
             let seen: Vec<Change> =
                 changes.iter().filter(|change| commands.contains_key(&change.set)).cloned().collect();

@@ -20,7 +20,7 @@ use bellwether_proto::{
     name::ServerName,
     record::Record,
     revision::{Number, SignedHeader},
-    status::Observation,
+    status::{Observation, RolloutState},
 };
 use bellwether_store::{
     mutex::locked,
@@ -136,6 +136,13 @@ impl Rollouts {
     /// What holds publishing back, if `head` is the head.
     pub(crate) fn holds(&self, head: &SignedHeader) -> Option<Hold> {
         self.plan.borrow().holds(head.id())
+    }
+
+    /// The head, if its rollout is not over.
+    pub(crate) fn under_way(&self) -> Option<Number> {
+        let plan = self.plan.borrow();
+        let is_open = |state| matches!(state, RolloutState::Running | RolloutState::Soaking | RolloutState::Stopped);
+        plan.status.as_ref().filter(|status| is_open(status.state)).map(|status| status.revision)
     }
 
     /// Whether that member waits for its wave.

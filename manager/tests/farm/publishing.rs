@@ -145,7 +145,8 @@ async fn puts_and_reads_by_compare_and_swap() {
     let changed = farm.manager.change(put("dir/new", "text", Some(b""))).await.unwrap();
     let header = changed.revision.unwrap();
     assert_eq!(header.header().message, "why");
-    let read = |path: &str| v1::ReadRequest { set: set().to_string(), path: path.to_owned().into() };
+    let read =
+        |path: &str| v1::ReadRequest { set: set().to_string(), path: path.to_owned().into(), ..Default::default() };
     let file = farm.manager.read(read("dir/new")).await.unwrap();
     assert_eq!((&file.data[..], file.hash, file.mode), (&b"text"[..], Hash::of(b"text"), 0o644));
     assert_eq!(file.revision, header.number());
@@ -163,7 +164,7 @@ async fn reads_come_from_the_history_when_the_live_file_is_another_by_now() {
     let manual = PolicyChange { publish: Some(Publish::Manual), ..PolicyChange::default() };
     farm.manager.edit_record(&RecordEdit::Policy(Box::new(manual)), "test", false).await.unwrap();
     farm.write("a", "edited!!!");
-    let request = v1::ReadRequest { set: set().to_string(), path: "a".into() };
+    let request = v1::ReadRequest { set: set().to_string(), path: "a".into(), ..Default::default() };
     assert_eq!(&farm.manager.read(request).await.unwrap().data[..], b"published");
 }
 

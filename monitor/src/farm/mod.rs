@@ -12,7 +12,7 @@ use bellwether_proto::{
     name::{ServerName, SetName},
     record::Record,
     revision::Number,
-    status::{Batch, Event, FarmStatus, ProcedureStatus, RolloutState, RolloutStatus, SetStatus},
+    status::{Batch, Event, FarmStatus, ForgetStatus, ProcedureStatus, RolloutState, RolloutStatus, SetStatus},
 };
 
 pub use configured::differing;
@@ -181,7 +181,21 @@ impl Farm {
             expelled: record.and_then(|record| self.expelled(record)),
             rollout: self.rollout.clone(),
             batch: self.batch.clone(),
+            forgets: record.map(|record| self.forgets(record)).unwrap_or_default(),
         }
+    }
+
+    /// The forgotten contents that some servers hold, or may hold.
+    fn forgets(&self, record: &Record) -> Vec<ForgetStatus> {
+        let pending = record.policy.forgotten.iter().filter(|note| !note.done);
+        let holders =
+            |id: u64| self.servers.iter().filter_map(move |(name, server)| Some((name.clone(), server.remembers(id)?)));
+        let forgets = pending.map(|note| ForgetStatus {
+            id: note.id,
+            place: note.place.clone(),
+            holders: holders(note.id).collect(),
+        });
+        forgets.filter(|forget| !forget.holders.is_empty()).collect()
     }
 
     /// The reason why the observer is no server of the group any more, and the next action.

@@ -1,7 +1,7 @@
 use bellwether_proto::{
     key::PublicKey,
     name::BalancerName,
-    record::{Policy, Role, Server, Version},
+    record::{Forgotten, Policy, Role, Server, Version},
     revision::Epoch,
     status::{Cause, Observation, Progress, ServerStatus, State},
 };
@@ -412,6 +412,45 @@ fn what_a_candidate_says_of_balancers_is_its_newest_word() {
     assert_eq!(faults, [(None, 11_000), (Some("no answer".to_owned()), 11_000)]);
     case.farm.apply(12_000, Event::Server(name("a"), Observation::Balancers(vec![(lb1, None)])));
     assert_eq!(shown(&case).len(), 1);
+}
+
+#[test]
+fn a_server_holds_a_forgotten_content_until_it_says_that_it_does_not() {
+    let mut case = Case::new();
+    let note = |id: u64, done: bool| Forgotten {
+        id,
+        place: format!("web:{id}"),
+        chunks: vec![bellwether_proto::hash::Hash::of(b"x")],
+        until: number(5),
+        begins: number(5),
+        by: "root".to_owned(),
+        time_ms: 1,
+        done,
+    };
+    let Event::Record(record) = record(&[("a", Role::Member), ("m", Role::Manager)], false) else { panic!("a record") };
+    let mut record = Record::clone(&record);
+    record.policy.forgotten = vec![note(1, true), note(2, false), note(3, false)];
+    case.farm.apply(11_000, Event::Record(Arc::new(record)));
+    let says = |case: &mut Case, server: &str, holds: &[(u64, Option<&str>)]| {
+        let holds = holds.iter().map(|(id, why)| (*id, why.map(str::to_owned))).collect();
+        case.farm.apply(12_000, Event::Server(name(server), Observation::Forgets(holds)));
+    };
+    let shown = |case: &Case| -> Vec<String> {
+        let forgets = case.farm.status(13_000).forgets;
+        let line = |forget: &ForgetStatus| {
+            let holders = forget.holders.iter().map(|(server, why)| format!("{server} {why}"));
+            format!("{}: {}", forget.place, holders.collect::<Vec<_>>().join(", "))
+        };
+        forgets.iter().map(line).collect()
+    };
+    says(&mut case, "m", &[(1, None), (2, None), (3, None)]);
+    assert_eq!(shown(&case), ["web:2: a it does not answer", "web:3: a it does not answer"]);
+    says(&mut case, "a", &[(2, None), (3, Some("an edit has it"))]);
+    assert_eq!(shown(&case), ["web:3: a an edit has it"]);
+    let mut case = case.see([reached(Some(5)), lost()]);
+    assert_eq!(shown(&case), ["web:3: a an edit has it"], "what it said counts while it is away");
+    says(&mut case, "a", &[(2, None), (3, None)]);
+    assert!(shown(&case).is_empty());
 }
 
 #[test]

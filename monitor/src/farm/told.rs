@@ -31,6 +31,7 @@ impl Told {
             sets: told.sets.clone(),
             rollout: told.rollout.clone(),
             batch: told.batch.clone(),
+            forgets: told.forgets.clone(),
             servers: own.servers.iter().map(other).collect(),
             told_ms: Some(*time_ms),
             ..own.clone()

@@ -8,7 +8,8 @@ use bellwether_proto::{
     name::ServerName,
     record::Role,
     status::{
-        Batch, FarmStatus, ProcedureState, ProcedureStatus, ServerStatus, SetStatus, State, UnreadEntry, Writers,
+        Batch, FarmStatus, ForgetStatus, ProcedureState, ProcedureStatus, ServerStatus, SetStatus, State, UnreadEntry,
+        Writers,
     },
 };
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width};
@@ -109,6 +110,7 @@ pub fn render_server(status: &FarmStatus, server: &ServerStatus, look: Look) -> 
         unpublished: status.unpublished.clone().filter(|_| status.manager == *name),
         batch: status.batch.clone().filter(|_| status.manager == *name),
         warnings: status.warnings.iter().filter(|_| status.observer == *name).cloned().collect(),
+        forgets: status.forgets.iter().map(|forget| of_server(forget, name)).collect(),
         quarantined: status.quarantined.iter().filter(|_| status.observer == *name).cloned().collect(),
         ..status.clone()
     };
@@ -302,6 +304,7 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
             ));
         }
     }
+    lines.extend(status.forgets.iter().flat_map(forgets));
     lines.extend(status.procedures.iter().map(procedure));
     lines.extend(status.servers.iter().filter_map(|server| drained(status, server)));
     lines.extend(status.warnings.iter().map(|warning| format!("{} · {}", status.observer, plain(warning))));
@@ -346,6 +349,21 @@ fn warned(status: &FarmStatus, server: &ServerStatus) -> Option<String> {
     Some(format!(
         "{name} · warning: {count} ({when}): {what}; once it is explained: `bellwether server acknowledge {name}`"
     ))
+}
+
+/// The servers that still hold a forgotten content. They erase it by themselves.
+fn forgets(forget: &ForgetStatus) -> impl Iterator<Item = String> + '_ {
+    let place = plain(&forget.place);
+    forget
+        .holders
+        .iter()
+        .map(move |(server, why)| format!("{server} · holds the forgotten content of {place}: {}", plain(why)))
+}
+
+/// The part of that server.
+fn of_server(forget: &ForgetStatus, name: &ServerName) -> ForgetStatus {
+    let holders = forget.holders.iter().filter(|(holder, _)| holder == name).cloned().collect();
+    ForgetStatus { holders, ..forget.clone() }
 }
 
 /// The state of a procedure, and the next action.

@@ -84,7 +84,8 @@ mod tests {
         assert!(described(&later, 0).ends_with("they validate only after the switch: web4"));
         let unconfirmed = RolloutStatus { confirm_until_ms: Some(160_000), ..rollout(RolloutState::Done) };
         assert!(
-            described(&unconfirmed, 100_000).ends_with("· goes back by itself in 60 s, unless: bellwether confirm 1.42")
+            described(&unconfirmed, 100_000)
+                .ends_with("· goes back by itself in 60 s, unless: bellwether confirm 1.42")
         );
         assert!(line(&unconfirmed, 0).is_some());
         let untouched = RolloutStatus { untouched: true, ..rollout(RolloutState::Stopped) };

@@ -75,6 +75,7 @@ pub(crate) fn farm(servers: Vec<ServerStatus>) -> FarmStatus {
         expelled: None,
         rollout: None,
         batch: None,
+        forgets: Vec::new(),
     }
 }
 
@@ -306,6 +307,19 @@ fn w8_procedures_that_are_not_over_are_in_the_head_line_and_below() {
         let line = format!("p7 · {} · sync web2 · step 3 of 5: the disk is full", state.word());
         assert!(text.contains(&line) && text.contains("`bellwether procedure show p7`"), "{line} in:\n{text}");
     }
+}
+
+#[test]
+fn servers_that_hold_a_forgotten_content_are_named() {
+    let holders = ["a", "b"].map(|name| (name.parse().unwrap(), "it does not answer".to_owned())).to_vec();
+    let forget = ForgetStatus { id: 1, place: "web:a.key".into(), holders };
+    let servers = vec![server("a", State::Unreachable, 42), server("b", State::Unreachable, 42)];
+    let status = FarmStatus { forgets: vec![forget], ..farm(servers) };
+    let line = |name: &str| format!("{name} · holds the forgotten content of web:a.key: it does not answer");
+    let text = render(&status, Look::PLAIN);
+    assert!(text.contains(&line("a")) && text.contains(&line("b")), "{text}");
+    let one = render_server(&status, &status.servers[1], Look::PLAIN);
+    assert!(one.contains(&line("b")) && !one.contains(&line("a")), "{one}");
 }
 
 #[test]

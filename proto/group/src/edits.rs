@@ -3,7 +3,9 @@
 
 mod apply;
 mod drain;
+mod forgotten;
 pub mod level;
+mod secret;
 mod servers;
 mod waves;
 
@@ -25,6 +27,7 @@ pub use self::servers::{
 };
 pub use apply::{RecordEdit, apply};
 pub use drain::{bring_back, set_drained};
+pub use forgotten::{forget, forgotten_by_all};
 pub use waves::WavesChange;
 
 /// The number of changes that the record's log keeps.
@@ -148,6 +151,13 @@ pub enum GroupRefused {
         /// The servers that do not read that level, with reasons.
         servers: Vec<String>,
     },
+    /// Too many contents are being forgotten.
+    #[error(
+        "the record has room for {} forgotten contents of {} chunks together, and servers still hold earlier ones",
+        limits::FORGOTTEN.0,
+        limits::FORGOTTEN.1
+    )]
+    TooMuchForgotten,
     /// A value is not possible.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -176,6 +186,7 @@ impl Advise for GroupRefused {
                 Advice::run("let it join anew, with a token", format!("bellwether token create --names {name}"))
             }
             Self::NoSet(_) => Advice::run("see", "bellwether group show"),
+            Self::TooMuchForgotten => Advice::run("see which servers hold them", "bellwether status"),
             Self::TooOld { level, .. } => {
                 let raise = format!("bellwether group set --level {level}");
                 Advice::run("upgrade bellwether there (or disable those servers), then, at the manager", raise)
@@ -245,6 +256,8 @@ pub struct PolicyChange {
     pub exclude: Patterns,
     /// Patterns to add, or to replace the present ones.
     pub local: Patterns,
+    /// Patterns of secret files, to add or to replace the present ones.
+    pub secret: Patterns,
     /// Balancers to add, or to replace those of the same name.
     pub balancers: Vec<Balancer>,
     /// Balancers to remove.
@@ -305,6 +318,7 @@ impl TryFrom<v1::SetPolicy> for PolicyChange {
             set,
             exclude: Patterns { list: wire.exclude, replace: wire.replace_exclude },
             local: Patterns { list: wire.local, replace: wire.replace_local },
+            secret: Patterns { list: wire.secret, replace: wire.replace_secret },
             balancers: wire.balancers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             no_balancers: wire.no_balancers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             min_serving: wire.min_serving,
@@ -334,6 +348,8 @@ impl From<PolicyChange> for v1::SetPolicy {
             replace_exclude: change.exclude.replace,
             local: change.local.list,
             replace_local: change.local.replace,
+            secret: change.secret.list,
+            replace_secret: change.secret.replace,
             balancers: change.balancers.iter().map(ToString::to_string).collect(),
             no_balancers: change.no_balancers.iter().map(ToString::to_string).collect(),
             min_serving: change.min_serving,
@@ -359,7 +375,8 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     if let Some(set) = change.set.as_ref().filter(|set| now.sets.iter().all(|rules| rules.name != **set)) {
         return Err(GroupRefused::NoSet(set.clone()));
     }
-    if change.set.is_none() && !(change.exclude.is_nothing() && change.local.is_nothing()) {
+    let patterns = [&change.exclude, &change.local, &change.secret];
+    if change.set.is_none() && patterns.iter().any(|patterns| !patterns.is_nothing()) {
         return Err(Malformed::new("patterns belong to one set: name it with --set").into());
     }
     if let Some(ms) = change.quiet_max_ms.filter(|ms| !(5..=60_000).contains(ms)) {
@@ -397,6 +414,7 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     policy.drift = change.drift.unwrap_or(policy.drift);
     policy.stage_timeout_ms = change.stage_timeout_ms.unwrap_or(policy.stage_timeout_ms);
     policy.rollout = change.waves.put_on(policy.rollout)?;
+    secret::put_on(&mut policy.secret, change);
     for rules in policy.sets.iter_mut().filter(|rules| change.set.as_ref().is_none_or(|set| rules.name == *set)) {
         set_rules(rules, change);
     }

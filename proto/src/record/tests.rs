@@ -100,6 +100,8 @@ fn defaults() -> Vec<(&'static str, &'static str, serde_json::Value)> {
         ("/policy", "rollout", serde_json::Value::Null),
         ("/policy", "confirmed", serde_json::Value::Null),
         ("/policy", "stage_timeout_ms", serde_json::json!(5_000)),
+        ("/policy", "secret", serde_json::json!([])),
+        ("/policy", "forgotten", serde_json::json!([])),
         #[cfg(feature = "level-next")]
         ("/policy", "note", serde_json::Value::Null),
     ]
@@ -108,7 +110,7 @@ fn defaults() -> Vec<(&'static str, &'static str, serde_json::Value)> {
 proptest::proptest! {
     /// A later field is absent while it is not used: a program with the field writes the same bytes as one without.
     #[test]
-    fn a_field_at_its_default_is_not_written(used: [bool; 6], version in 1..1_000_u64) {
+    fn a_field_at_its_default_is_not_written(used: [bool; 7], version in 1..1_000_u64) {
         let keys = Keys::new();
         let signed = keys.edited(1, version, 0, 0, |record| {
             record.level = if used[0] { Level::NEWEST } else { Level::OLDEST };
@@ -120,6 +122,8 @@ proptest::proptest! {
             record.policy.rollout = (used[0] && used[5]).then(RolloutPolicy::default);
             record.policy.confirmed = (used[0] && used[2]).then(|| crate::revision::RevisionId(Hash::of(b"it")));
             record.policy.stage_timeout_ms = if used[0] && used[1] { 60_000 } else { 5_000 };
+            let secret = || SecretFiles { set: "web".parse().unwrap(), patterns: vec!["*.key".to_owned()] };
+            record.policy.secret.extend((used[0] && used[6]).then(secret));
             #[cfg(feature = "level-next")]
             { record.policy.note = used[0].then(|| "a note".to_owned()); }
         });

@@ -58,7 +58,7 @@ pub struct Point {
     /// Where it was.
     pub from: String,
     /// Where it is, beside this manifest.
-    kept: String,
+    pub kept: String,
 }
 
 impl Manifest {

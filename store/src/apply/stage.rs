@@ -98,7 +98,7 @@ pub(super) fn size(entry: &bellwether_proto::entry::Entry) -> u64 {
 }
 
 /// The path of `path`, which is at or below the operation's, beneath staging.
-fn beneath(operation: &Operation, path: &EntryPath) -> Result<EntryPath, io::Error> {
+pub(super) fn beneath(operation: &Operation, path: &EntryPath) -> Result<EntryPath, io::Error> {
     let skipped = operation.path.components().count();
     let mut staged = EntryPath::new(&name(operation)).map_err(io::Error::other)?;
     for component in path.components().skip(skipped) {

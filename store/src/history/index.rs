@@ -35,7 +35,7 @@ pub(super) struct Index {
     head: Option<RevisionId>,
 }
 
-fn age(stored: &Stored) -> (u64, u64, RevisionId, bool) {
+pub(super) fn age(stored: &Stored) -> (u64, u64, RevisionId, bool) {
     let number = stored.header.number();
     (number.sequence, number.epoch.0, stored.header.id(), stored.base)
 }
@@ -163,8 +163,19 @@ impl Index {
     pub(super) fn doomed(&self, revisions: usize) -> Option<(u64, Vec<PathBuf>)> {
         let enough = self.ancestry(self.head?).skip(revisions.max(1) - 1);
         let base = enough.into_iter().find_map(|(_, slot)| slot.base.clone())?;
+        Some((base.header.number().sequence, self.doomed_before(&base)))
+    }
+
+    /// The bases on the line of the head, newest first.
+    pub(super) fn bases(&self) -> impl Iterator<Item = &Arc<Stored>> {
+        self.head.into_iter().flat_map(|head| self.ancestry(head)).filter_map(|(_, slot)| slot.base.as_ref())
+    }
+
+    /// The files to delete if the history is to begin with `base`. Their order leaves no increment without its parent at any
+    /// time.
+    pub(super) fn doomed_before(&self, base: &Arc<Stored>) -> Vec<PathBuf> {
         let oldest = base.header.number().sequence;
-        let stays = |stored: &&Arc<Stored>| Arc::ptr_eq(stored, &base) || stored.header.number().sequence > oldest;
+        let stays = |stored: &&Arc<Stored>| Arc::ptr_eq(stored, base) || stored.header.number().sequence > oldest;
         let (kept, _) = Self::new(self.packs.iter().filter(stays).cloned().collect());
         let kept: HashSet<&PathBuf> = kept.packs.iter().map(|stored| &stored.path).collect();
         let mut doomed: Vec<&PathBuf> = Vec::new();
@@ -173,7 +184,7 @@ impl Index {
                 doomed.push(&stored.path);
             }
         }
-        Some((oldest, doomed.into_iter().rev().cloned().collect()))
+        doomed.into_iter().rev().cloned().collect()
     }
 }
 

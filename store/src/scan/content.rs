@@ -69,6 +69,11 @@ pub(crate) fn zeros() -> Chunk {
     *ZEROS.get_or_init(|| chunk(&vec![0; MOST]))
 }
 
+/// Whether that is the hash of the chunk of zeros into which holes are cut.
+pub fn is_zeros(hash: &Hash) -> bool {
+    zeros().hash == *hash
+}
+
 /// The bytes of a file of this content that have to be written: those outside chunks of zeros.
 pub(crate) fn data(content: &Content) -> u64 {
     let written = content.chunks().iter().filter(|chunk| **chunk != zeros());

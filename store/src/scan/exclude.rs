@@ -11,6 +11,17 @@ use crate::beneath::os;
 /// The first component of everything that this program makes inside a set: `.bellwether`, `.bellwether.…`.
 const STAGING: &[u8] = b".bellwether";
 
+/// The reason why an entry is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftAlone {
+    /// This program made it.
+    Staging,
+    /// A pattern of `exclude`.
+    Excluded,
+    /// A pattern of `local`: the entry belongs to one server.
+    Local,
+}
+
 /// A set's compiled patterns. Each of the two lists has gitignore semantics; everything below an excluded directory is
 /// excluded, and no pattern brings it back.
 #[derive(Debug, Clone)]
@@ -32,10 +43,22 @@ impl Excludes {
 
     /// Whether the entry, or a directory above it, is excluded. The root of a set never is.
     pub fn excluded(&self, path: &EntryPath, is_dir: bool) -> bool {
-        let bytes = path.as_bytes();
-        let mut slashes = (0..bytes.len()).filter(|&at| bytes[at] == b'/');
-        let above = slashes.any(|at| self.matches(&bytes[..at], true));
-        !path.is_root() && (above || self.excluded_itself(path, is_dir))
+        is_within(path, is_dir, &|bytes, is_dir| self.matches(bytes, is_dir))
+    }
+
+    /// The reason why the entry is left alone; none: it is not. A pattern of `exclude` comes before one of `local`.
+    pub fn reason(&self, path: &EntryPath, is_dir: bool) -> Option<LeftAlone> {
+        let [excluded, local] = &self.lists;
+        let by = |list: &Gitignore| {
+            is_within(path, is_dir, &|bytes, is_dir| list.matched(Path::new(os(bytes)), is_dir).is_ignore())
+        };
+        if path.components().any(is_staging) {
+            Some(LeftAlone::Staging)
+        } else if by(excluded) {
+            Some(LeftAlone::Excluded)
+        } else {
+            by(local).then_some(LeftAlone::Local)
+        }
     }
 
     /// Whether the entry is excluded, given that no directory above it is.
@@ -49,11 +72,23 @@ impl Excludes {
     }
 }
 
+/// Whether the entry, or a directory above it, is one that `matches`. The root of a set never is.
+pub(crate) fn is_within(path: &EntryPath, is_dir: bool, matches: &dyn Fn(&[u8], bool) -> bool) -> bool {
+    let bytes = path.as_bytes();
+    let mut slashes = (0..bytes.len()).filter(|&at| bytes[at] == b'/');
+    let above = slashes.any(|at| matches(&bytes[..at], true));
+    !path.is_root() && (above || matches(bytes, is_dir))
+}
+
 fn is_staging(name: &[u8]) -> bool {
     name.strip_prefix(STAGING).is_some_and(|rest| matches!(rest.first(), None | Some(b'.')))
 }
 
-fn compile(patterns: &[String]) -> Result<Gitignore, String> {
+/// Compiles gitignore patterns.
+///
+/// # Errors
+/// A pattern is none.
+pub(crate) fn compile(patterns: &[String]) -> Result<Gitignore, String> {
     let mut builder = GitignoreBuilder::new("");
     for pattern in patterns {
         builder.add_line(None, pattern).map_err(|error| error.to_string())?;
@@ -110,6 +145,23 @@ mod tests {
         assert!(e.excluded(&path(".bellwether"), true));
         assert!(e.excluded(&path("d/.bellwether.7/x"), false));
         assert!(!e.excluded(&path(".bellwether-not"), false));
+    }
+
+    #[test]
+    fn a_reason_is_given_for_what_is_left_alone_and_for_nothing_else() {
+        let e = excludes(&["*.log", "cache/"], &["local-*", "own/", "*.both", "x.log"]);
+        for (text, is_dir, reason) in [
+            ("d/x.log", false, Some(LeftAlone::Excluded)),
+            ("cache/local-1", false, Some(LeftAlone::Excluded)),
+            ("local-1", false, Some(LeftAlone::Local)),
+            ("own/d/x", false, Some(LeftAlone::Local)),
+            ("own", true, Some(LeftAlone::Local)),
+            ("d/.bellwether/x.log", false, Some(LeftAlone::Staging)),
+            ("site.conf", false, None),
+        ] {
+            assert_eq!(e.reason(&path(text), is_dir), reason, "{text}");
+            assert_eq!(e.excluded(&path(text), is_dir), reason.is_some(), "{text}");
+        }
     }
 
     #[test]

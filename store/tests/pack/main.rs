@@ -1,6 +1,7 @@
 //! Packs and their history, from files on a disk to trees and back, and against any content from a hostile peer.
 
 mod fixture;
+mod forget;
 mod frames;
 mod history;
 mod hostile;

@@ -15,6 +15,7 @@ use bellwether_proto::{
 use bellwether_store::{
     beneath::Root,
     scan::Source,
+    secret::SecretPaths,
     tree::{Change, Dir, Node},
 };
 use bytes::Bytes;
@@ -27,6 +28,8 @@ const FILE: u64 = 512 << 10;
 pub(crate) const TOO_LARGE: &str = "too large for a diff: the limit is 512 KiB";
 /// The reason why the content of a file that somebody writes is not shown.
 pub(crate) const CHANGED: &str = "it changed while it was read";
+/// The reason why the content of a secret file is not shown.
+pub const SECRET: &str = "content is secret";
 /// The most bytes of all files that are read for diffs.
 const READ: u64 = 16 << 20;
 /// The most bytes of one diff.
@@ -35,13 +38,19 @@ const ONE: usize = 64 << 10;
 /// The old and the new text.
 pub(crate) type Texts = (Vec<u8>, Vec<u8>);
 
-/// The differences at `places` (none: everywhere), up to an answer's limits, and the kept copies. Blocks.
-pub(crate) fn server_drift(looked: &Looked, places: &[SetPath], recovery: &Path) -> v1::ServerDrift {
+/// The differences at `places` (none: everywhere), up to an answer's limits, and the kept copies. The content of `secrets` is
+/// not shown. Blocks.
+pub(crate) fn server_drift(
+    looked: &Looked,
+    places: &[SetPath],
+    secrets: &SecretPaths,
+    recovery: &Path,
+) -> v1::ServerDrift {
     let edits = selected(looked.edits.clone(), places);
     let listed = &edits[..edits.len().min(limits::DRIFT.0)];
     let before = old_contents(looked, listed);
     let mut left = limits::DRIFT.1;
-    let first = listed.iter().map(|edit| entry(looked, edit, &before, &mut left)).collect();
+    let first = listed.iter().map(|edit| entry(looked, edit, secrets, &before, &mut left)).collect();
     let (points, points_total) = points::newest(recovery);
     v1::ServerDrift {
         server: String::new(),
@@ -56,11 +65,17 @@ pub(crate) fn server_drift(looked: &Looked, places: &[SetPath], recovery: &Path)
     }
 }
 
-fn entry(looked: &Looked, edit: &Change, old: &HashMap<Hash, Bytes>, left: &mut usize) -> v1::DriftEntry {
+fn entry(
+    looked: &Looked,
+    edit: &Change,
+    secrets: &SecretPaths,
+    old: &HashMap<Hash, Bytes>,
+    left: &mut usize,
+) -> v1::DriftEntry {
     let before = looked.tree.get(&edit.set, &edit.path);
     let name = format!("{}:{}", edit.set, edit.path);
     let old_name = format!("{name} at {}", looked.at.number());
-    let shown = shown(looked, edit, before.as_ref(), old);
+    let shown = shown(looked, edit, secrets, before.as_ref(), old);
     let entry = described((before.as_ref(), edit), shown, (&old_name, &name), *left);
     *left -= entry.diff.len();
     entry
@@ -139,10 +154,14 @@ fn entries(dir: &Dir) -> u64 {
 fn shown(
     looked: &Looked,
     edit: &Change,
+    secrets: &SecretPaths,
     before: Option<&Node>,
     old: &HashMap<Hash, Bytes>,
 ) -> Option<Result<Texts, &'static str>> {
     let (before, now) = contents(before, edit)?;
+    if secrets.covers(&edit.set, &edit.path) {
+        return Some(Err(SECRET));
+    }
     Some(texts(looked, edit, before, now, old))
 }
 

@@ -19,6 +19,7 @@ use bellwether_proto::{
     record::{Role, Server},
     v1::{self, edited_client::EditedClient, edited_server::Edited},
 };
+use bellwether_store::secret::SecretPaths;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, transport::Channel};
@@ -204,7 +205,8 @@ impl DriftService {
         let places = drift::places(places).map_err(refusal)?;
         let looked = hand.look().await.map_err(refusal)?;
         let recovery = self.agent.recovery.clone();
-        let shown = move || drift::server_drift(&looked, &places, &recovery);
+        let secrets = SecretPaths::new(&self.agent.record.current().record().policy.secret);
+        let shown = move || drift::server_drift(&looked, &places, &secrets, &recovery);
         tokio::task::spawn_blocking(shown).await.map_err(|e| Status::internal(e.to_string()))
     }
 

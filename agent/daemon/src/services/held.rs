@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use bellwether_manager::ReadError;
 use bellwether_member::Looked;
 use bellwether_proto::{entry::EntryPath, error::chain, hash::Hash, limits, v1};
-use bellwether_store::tree::Node;
+use bellwether_store::{secret::SecretPaths, tree::Node};
 use tonic::Status;
 
 use super::{link::ManagerLink, refusal::refusal};
@@ -12,10 +13,18 @@ use super::{link::ManagerLink, refusal::refusal};
 /// Reads the file; the answer names the revision.
 ///
 /// # Errors
-/// The file does not exist, is too large, or the history lacks it.
-pub(super) async fn read(link: &ManagerLink, read: &v1::ReadRequest) -> Result<v1::ReadReply, Status> {
+/// The file does not exist, is too large, is one of `secrets` and not to be revealed, or the history lacks it.
+pub(super) async fn read(
+    link: &ManagerLink,
+    read: &v1::ReadRequest,
+    secrets: &SecretPaths,
+) -> Result<v1::ReadReply, Status> {
     let set = read.set.parse().map_err(refusal::<bellwether_proto::Malformed>)?;
     let path = EntryPath::new(&read.path).map_err(refusal)?;
+    let hash_only = read.hash_only;
+    if !read.reveal && !hash_only && secrets.covers(&set, &path) {
+        return Err(refusal(ReadError::Secret { set, path }));
+    }
     let looked = link.hand.look().await.map_err(refusal)?;
     let reading = move || {
         let revision = looked.at.number();
@@ -31,6 +40,7 @@ pub(super) async fn read(link: &ManagerLink, read: &v1::ReadRequest) -> Result<v
         let chunks: Vec<Hash> = content.chunks().iter().map(|chunk| chunk.hash).collect();
         let data = joined(&looked, &chunks)?;
         let hash = Hash::of(&data).into();
+        let data = if hash_only { Vec::new() } else { data };
         Ok(v1::ReadReply { data: data.into(), hash, mode: meta.mode.into(), revision: revision.to_string() })
     };
     tokio::task::spawn_blocking(reading).await.map_err(|e| Status::internal(e.to_string()))?

@@ -32,7 +32,10 @@ use bellwether_proto::{
     status::{Event, FarmStatus, ServerStatus, State},
     v1,
 };
-use bellwether_store::state::{known_heads::KnownHeads, record::GroupRecord};
+use bellwether_store::{
+    secret::SecretPaths,
+    state::{known_heads::KnownHeads, record::GroupRecord},
+};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tonic::{Code, Request, Response, Status};
@@ -346,7 +349,10 @@ impl Agent {
                 match tokio::time::timeout(READ, answer).await {
                     Ok(Err(status)) if status.code() != Code::Unavailable => Err(status),
                     Ok(Ok(answer)) => Ok(answer),
-                    Ok(Err(_)) | Err(_) => held::read(&following.link, &read).await.map(Response::new),
+                    Ok(Err(_)) | Err(_) => {
+                        let secrets = SecretPaths::new(&self.record.current().record().policy.secret);
+                        held::read(&following.link, &read, &secrets).await.map(Response::new)
+                    }
                 }
             }
         }

@@ -6,7 +6,7 @@ mod differences;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bellwether_manager::{
-    Discard, Discarded, Manager, Rollback, RolledBack,
+    Discard, Discarded, Forget, ForgetPlan, Manager, Rollback, RolledBack, Run,
     past::{FindError, Past, touches},
 };
 use bellwether_proto::{
@@ -300,6 +300,45 @@ impl Service for PastService {
         let discard = Discard { places: drift::places(&places).map_err(refusal)?, dry_run };
         let Discarded { count, first, kept } = self.agent.manager()?.discard(discard).await.map_err(refusal)?;
         Ok(Response::new(v1::DiscardReply { entries: count, first, kept }))
+    }
+
+    async fn forget(&self, request: Request<v1::ForgetRequest>) -> Answer<v1::ForgetReply> {
+        if self.caller == Caller::Server {
+            let text = "contents are forgotten by a command at the manager only";
+            return Err(refused(Code::PermissionDenied, text, Advice::say("run the command there")));
+        }
+        let v1::ForgetRequest { place, author, dry_run, at } = request.into_inner();
+        let at = if at.is_empty() { None } else { Some(named(&at)?) };
+        let place = drift::places(place.as_slice()).map_err(refusal)?.pop();
+        let place = place.ok_or_else(|| Status::invalid_argument("no place is named"))?;
+        let (manager, author) = (self.agent.manager()?, self.agent.author_here(&author));
+        let _turn = self.turn().await?;
+        let plan = manager.forget(Forget { place, at, author, dry_run }).await.map_err(refusal)?;
+        Ok(Response::new(forgotten(plan)))
+    }
+}
+
+/// The most contents that an answer lists.
+const CONTENTS: usize = 100;
+
+fn forgotten(plan: ForgetPlan) -> v1::ForgetReply {
+    let content = |run: &Run| v1::EarlierContent {
+        set: run.set.to_string(),
+        path: bytes::Bytes::copy_from_slice(run.path.as_bytes()),
+        size: run.content.size(),
+        first: run.first.to_string(),
+        last: run.last.to_string(),
+    };
+    let some = |runs: &[Run]| runs.iter().take(CONTENTS).map(content).collect();
+    v1::ForgetReply {
+        contents: some(&plan.contents),
+        contents_total: plan.contents.len() as u64,
+        stays: some(&plan.stays),
+        revisions: plan.revisions,
+        oldest: plan.range.map(|(oldest, _)| oldest.to_string()).unwrap_or_default(),
+        newest: plan.range.map(|(_, newest)| newest.to_string()).unwrap_or_default(),
+        begins: plan.note.begins.to_string(),
+        id: plan.note.id,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use bellwether_group::{edits::GroupRefused, roles::RoleRefused, takeover};
 use bellwether_manager::{
-    AdoptError, BatchError, ChangeError, ConfirmError, DecideError, DiscardError, EditError, EnterError, HandOverError,
-    PreviewError, PublishError, ReadError, RollbackError, past::FindError,
+    AdoptError, BatchError, ChangeError, ConfirmError, DecideError, DiscardError, EditError, EnterError, ForgetError,
+    HandOverError, PreviewError, PublishError, ReadError, RollbackError, past::FindError,
 };
 use bellwether_member::AskError;
 use bellwether_proto::{
@@ -160,6 +160,7 @@ impl Refusal for ChangeError {
             | Self::InBatch(_)
             | Self::NoSet(_)
             | Self::Excluded(_)
+            | Self::Local(_)
             | Self::Conflict(..)
             | Self::Replace(_)
             | Self::Unpublished(_)
@@ -248,6 +249,26 @@ impl Refusal for BatchError {
             | Self::Over => Code::FailedPrecondition,
             Self::Begin(publish) | Self::Publish(publish) => publish.code(),
             Self::Save(_) | Self::PutBack(_) => Code::Internal,
+            Self::Stopping => Code::Unavailable,
+        }
+    }
+}
+
+impl Refusal for ForgetError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoPlace(_) => Code::NotFound,
+            Self::Find(find) => find.code(),
+            Self::Disputed(_)
+            | Self::Only { .. }
+            | Self::Empty(_)
+            | Self::Present { .. }
+            | Self::Unpublished { .. }
+            | Self::Large { .. }
+            | Self::Rollout(_) => Code::FailedPrecondition,
+            Self::Edit(edit) => edit.code(),
+            // The note is in the record, so this is not a refusal without effect.
+            Self::NotYet(_) | Self::History(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
         }
     }

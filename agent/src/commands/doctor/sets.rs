@@ -11,7 +11,7 @@ use std::{
 use bellwether_daemon::config::SetConfig;
 use bellwether_monitor::text::bytes;
 use bellwether_proto::record::SetRules;
-use bellwether_store::beneath;
+use bellwether_store::{beneath, secret::SecretPaths};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::Check;
@@ -42,13 +42,17 @@ pub(super) fn set(set: &SetConfig, state: &Path) -> (Vec<Check>, u64) {
     (checks, seen.directories)
 }
 
-/// The files of a set that belong to one machine, under the rules of the group (none: there is no group yet).
-pub(super) fn private(set: &SetConfig, rules: Option<&SetRules>) -> Option<Check> {
+/// The files of a set that belong to one machine, under the rules of the group (none: there is no group yet). The group knows of
+/// those that are secret.
+pub(super) fn private(set: &SetConfig, rules: Option<&SetRules>, secrets: &SecretPaths) -> Option<Check> {
     let own = SetRules { local: set.local.clone(), ..SetRules::new(set.name.clone()) };
-    let line = private::look(&set.path, rules.unwrap_or(&own)).line()?;
+    let line = private::look(&set.path, rules.unwrap_or(&own), secrets).line()?;
     let command = if rules.is_some() { "at the manager: `bellwether group set" } else { "`bellwether init" };
-    let todo =
-        format!("exclude the files that are not meant for every server, {command} --exclude {}=PATTERN`", set.name);
+    let todo = format!(
+        "exclude the files that are not meant for every server, {command} --exclude {0}=PATTERN`; if the others are meant, say \
+             that they are secret, at the manager: `bellwether group set --secret {0}=PATTERN`",
+        set.name
+    );
     Some(Check::warn(format!("set {}", set.name), line, todo))
 }
 
@@ -348,10 +352,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("site.key"), "-----BEGIN PRIVATE KEY-----").unwrap();
         let set = config(dir.path().to_owned());
-        let check = private(&set, None).expect("a warning");
+        let check = private(&set, None, &SecretPaths::default()).expect("a warning");
         assert!(check.level == Level::Warn && check.what.contains("site.key (a private key)"), "{check:?}");
         let excluded = SetRules { exclude: vec!["*.key".to_owned()], ..SetRules::new(set.name.clone()) };
-        assert_eq!(private(&set, Some(&excluded)), None);
+        assert_eq!(private(&set, Some(&excluded), &SecretPaths::default()), None);
     }
 
     #[test]

@@ -62,6 +62,7 @@ impl Session {
             Message::Again(again) => self.again(&again),
             Message::Knock(knock) => self.see(Observation::Knocked(cut(&knock.who, WHO))),
             Message::Balancers(balancers) => self.balancers(&balancers),
+            Message::Forgets(said) => self.forgets(&said),
         }
         Ok(())
     }
@@ -125,6 +126,18 @@ impl Session {
         };
         let balancers = record.record().policy.balancers.iter().filter_map(|balancer| of(&balancer.name));
         self.see(Observation::Balancers(balancers.collect()));
+    }
+
+    /// Takes only reports on the record's notes, each once.
+    fn forgets(&mut self, said: &v1::Forgets) {
+        let record = self.facts.record.clone();
+        let of = |id: u64| {
+            let forget = said.forgets.iter().take(limits::FORGOTTEN.0).find(|forget| forget.id == id)?;
+            Some((id, Some(&forget.holds).filter(|why| !why.is_empty()).map(|why| cut(why, REASON))))
+        };
+        self.see(Observation::Forgets(
+            record.record().policy.forgotten.iter().filter_map(|note| of(note.id)).collect(),
+        ));
     }
 
     fn failed(&mut self, reason: &str) {

@@ -112,7 +112,8 @@ fn nothing_is_written_outside_the_set_or_on_what_is_not_the_groups() {
         let held = set.make(put(path, "y", None));
         assert!(matches!(held, Err(ChangeError::Replace(ReplaceError::Held(..)))), "{path}");
     }
-    for path in ["a.bak", "local-a", ".bellwether/x", ".bellwether.put-1"] {
+    assert!(matches!(set.make(put("local-a", "y", None)), Err(ChangeError::Local(_))));
+    for path in ["a.bak", ".bellwether/x", ".bellwether.put-1"] {
         assert!(matches!(set.make(put(path, "y", None)), Err(ChangeError::Excluded(_))), "{path}");
     }
     assert_eq!(fs::read_to_string(outside.join("secret")).unwrap(), "x");

@@ -2,6 +2,8 @@
 
 pub(super) mod standing;
 
+use std::collections::BTreeMap;
+
 use bellwether_proto::{
     key::PublicKey,
     level::Program,
@@ -82,6 +84,8 @@ pub(super) struct Known {
     /// The time at which the server was added to the group: it cannot have been behind for longer.
     since_ms: u64,
     behind: Option<Behind>,
+    /// For each forgotten content, the reason why the server still holds it; none: it does not.
+    forgets: BTreeMap<u64, Option<String>>,
 }
 
 /// A revision that a server refused before the switch.
@@ -134,6 +138,7 @@ impl Known {
             knock: None,
             since_ms: now_ms,
             behind: None,
+            forgets: BTreeMap::new(),
         }
     }
 
@@ -196,6 +201,7 @@ impl Known {
             | O::Record(_)
             | O::Left
             | O::Balancers(_)
+            | O::Forgets(_)
             | O::Alive => self.seen_ms = Some(now_ms),
             O::Knocked(ref who) => {
                 self.seen_ms = Some(now_ms);
@@ -316,6 +322,13 @@ impl Known {
                 self.balancers = found.into_iter().map(reach).collect();
                 same
             }
+            (
+                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
+                O::Forgets(forgets),
+            ) => {
+                self.forgets = forgets;
+                same
+            }
             // The server stays away until it reports its position.
             (
                 same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
@@ -352,6 +365,21 @@ impl Known {
         }
         self.kept.splice(0..0, points);
         self.kept.truncate(KEPT);
+    }
+
+    /// The reason why the server holds, or may hold, the forgotten content of that number; none: it said that it does not.
+    pub(super) fn remembers(&self, id: u64) -> Option<String> {
+        let unknown = match self.phase {
+            _ if self.role == Role::Disabled => "it is disabled",
+            Phase::Unseen | Phase::Away => "it does not answer",
+            Phase::Left => "it left the group",
+            Phase::Idle | Phase::Faulty | Phase::Syncing | Phase::Updating => "it has not reported yet",
+        };
+        match self.forgets.get(&id) {
+            Some(None) => None,
+            Some(Some(why)) => Some(why.clone()),
+            None => Some(unknown.to_owned()),
+        }
     }
 
     /// Notes the time since which the server is behind. Call it after every change of the server or of the heads.

@@ -84,6 +84,7 @@ impl Member {
             | O::Record(_)
             | O::Knocked(_)
             | O::Balancers(_)
+            | O::Forgets(_)
             | O::DrainedAgain(_)
             | O::SawLost(_)
             | O::Alive => return false,

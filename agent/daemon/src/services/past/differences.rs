@@ -16,6 +16,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     scan::Source,
+    secret::SecretPaths,
     tree::{Change, Tree},
 };
 use bytes::Bytes;
@@ -25,7 +26,7 @@ use super::{Parts, named, unreadable};
 use crate::{
     drift::{
         self,
-        differences::{self, CHANGED, TOO_LARGE, Texts},
+        differences::{self, CHANGED, SECRET, TOO_LARGE, Texts},
     },
     services::refusal::{refusal, refused},
 };
@@ -75,6 +76,7 @@ struct Compared {
     names: (String, String),
     /// Where the new content is, if it is in no revision.
     live: Option<Vec<Source>>,
+    secrets: SecretPaths,
 }
 
 /// Sends the differences. `live`: the manager's sets, if they are compared. Blocks.
@@ -120,7 +122,8 @@ pub(super) fn send(
     let name = |header: Option<&SignedHeader>| header.map(|h| format!(" at {}", h.number())).unwrap_or_default();
     let names = (name(old.as_ref().map(Revision::header)), name(new.as_ref().map(Revision::header)));
     let live = new.is_none().then(|| past.sources());
-    Compared { old: old_tree, changes, names, live }.send(past, asked.diffs, head, parts)
+    let secrets = past.secrets();
+    Compared { old: old_tree, changes, names, live, secrets }.send(past, asked.diffs, head, parts)
 }
 
 fn tree(revision: &Revision) -> Result<Arc<Tree>, Status> {
@@ -189,7 +192,8 @@ impl Compared {
     fn shown(&self, change: &Change) -> Option<(Option<Content>, Option<Content>)> {
         let before = self.old.get(&change.set, &change.path);
         let (old, new) = differences::contents(before.as_ref(), change)?;
-        let is_shown = !differences::too_large(old) && !differences::too_large(new);
+        let is_secret = self.secrets.covers(&change.set, &change.path);
+        let is_shown = !is_secret && !differences::too_large(old) && !differences::too_large(new);
         is_shown.then(|| (old.cloned(), new.cloned()))
     }
 
@@ -216,6 +220,9 @@ impl Compared {
         let before = self.old.get(&change.set, &change.path);
         let texts = chunks.and_then(|chunks| {
             let (old, new) = differences::contents(before.as_ref(), change)?;
+            if self.secrets.covers(&change.set, &change.path) {
+                return Some(Err(SECRET));
+            }
             Some(self.texts(change, old, new, chunks))
         });
         let name = format!("{}:{}", change.set, change.path);
