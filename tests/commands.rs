@@ -2,10 +2,10 @@
 
 use std::{fs, process::Command, thread};
 
-use bellwether_proto::status::{ServerStatus, State};
+use bellwether_proto::status::{FarmStatus, RolloutState, ServerStatus, State};
 use bellwether_skip::skip;
 
-use crate::farm::{DEADLINE, Farm, Output, Server, compare::difference, run, wait_for};
+use crate::farm::{DEADLINE, Farm, Output, Server, compare::difference, random::Random, run, wait_for};
 
 /// A farm whose first member runs these lines of agent.toml for its set, in the directory `$HOME` of that server. Its
 /// "service" serves what the last reload has read: `served` is a copy of index.html.
@@ -505,4 +505,62 @@ fn a_member_that_validates_slowly_holds_up_the_others_no_longer_than_the_stage_t
     assert_eq!(fs::read_to_string(farm.member(1).web("index.html")).unwrap(), "one", "it validates still");
     fs::remove_file(&slow).expect("removed");
     farm.wait_equal();
+}
+
+#[test]
+fn a_manager_that_is_killed_lets_no_member_switch_to_what_was_not_validated_everywhere() {
+    // The first member refuses what has the word `bad`, after a time; the second one takes everything.
+    let mut farm = farm(|server| {
+        let (home, set) = (server.home.display(), server.set("web").display());
+        format!("validate = \"while [ -e {home}/slow ]; do sleep 0.02; done; ! grep -n bad {set}/index.html\"")
+    });
+    let slow = farm.member(1).home.join("slow");
+    fs::write(&slow, "").expect("written");
+    farm.manager().command(&["group", "set", "--stage-timeout", "1m"]).success();
+    farm.manager().write("index.html", "bad");
+    farm.wait_status("the staging", |status| status.rollout.is_some());
+    let kill = |farm: &mut Farm| {
+        farm.server_mut(0).kill();
+        farm.server_mut(0).start();
+    };
+    let untouched = |farm: &Farm| assert_eq!(fs::read_to_string(farm.member(2).web("index.html")).unwrap(), "one");
+    kill(&mut farm);
+    farm.wait_status("the staging again", |status| {
+        status.rollout.as_ref().is_some_and(|rollout| rollout.state == RolloutState::Staging)
+    });
+    untouched(&farm);
+    fs::remove_file(&slow).expect("removed");
+    let stopped = |status: &FarmStatus| {
+        status.rollout.as_ref().is_some_and(|rollout| rollout.state == RolloutState::Stopped && rollout.untouched)
+    };
+    farm.wait_status("the stop", stopped);
+    kill(&mut farm);
+    farm.wait_status("the stop after a restart", stopped);
+    farm.wait_server(farm.member(2), "back", |shown| shown.revision.is_some());
+    untouched(&farm);
+    farm.manager().write("index.html", "two");
+    farm.wait_equal();
+}
+
+#[test]
+fn a_member_that_is_far_behind_switches_once_whatever_the_sizes_are() {
+    let mut farm = farm(service);
+    serves(farm.member(1), "one");
+    farm.server_mut(1).stop();
+    farm.member(1).write("note.html", "mine");
+    let before = fs::read_to_string(farm.member(1).home.join("validations")).unwrap_or_default().lines().count();
+    // A whole tree is soon shorter than the changes, so the way begins with a base.
+    let mut random = Random::seeded();
+    for round in 0..8 {
+        let large: Vec<u8> = (0..1 << 18).flat_map(|_| random.number().to_le_bytes()).collect();
+        farm.manager().write("large.bin", large);
+        farm.manager().write("index.html", format!("round {round}"));
+        farm.wait_same(farm.member(2));
+    }
+    farm.server_mut(1).start();
+    farm.wait_server(farm.member(1), "at the head", |shown| shown.revision == farm.status().head);
+    serves(farm.member(1), "round 7");
+    assert_eq!(fs::read_to_string(farm.member(1).web("note.html")).unwrap(), "mine", "the edit beside stays");
+    let after = fs::read_to_string(farm.member(1).home.join("validations")).unwrap().lines().count();
+    assert!(after <= before + 2, "{before} validations, then {after}: it switches once, or was overtaken once");
 }

@@ -1,8 +1,9 @@
 //! Revisions that somebody has to confirm: every server goes back by itself if nobody does.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use bellwether_proto::status::State;
+use rustix::process::Signal;
 
 use crate::farm::{DEADLINE, Farm, Server, wait_for};
 
@@ -134,4 +135,19 @@ fn a_member_that_missed_the_confirmation_goes_back_and_is_brought_forward_again(
         shown.state == State::InSync && shown.revision.is_some_and(|at| at.to_string() == "1.2")
     });
     serves(farm.member(1), "two");
+}
+
+#[test]
+fn a_member_that_was_suspended_over_the_confirmation_comes_forward_again() {
+    let farm = farm();
+    publish(&farm);
+    let member = farm.member(1);
+    member.signal(Signal::STOP);
+    farm.manager().command(&["confirm"]).success();
+    std::thread::sleep(Duration::from_secs(11));
+    member.signal(Signal::CONT);
+    farm.wait_server(member, "at the confirmed revision", |shown| {
+        shown.state == State::InSync && shown.revision.is_some_and(|at| at.to_string() == "1.2")
+    });
+    serves(member, "two");
 }

@@ -60,4 +60,5 @@ mod unconfirmed;
 mod unread;
 mod waiting;
 mod web;
+mod web_farm;
 mod workspace;

@@ -21,10 +21,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::farm::{DEADLINE, Farm, Server, free_port, get, run, wait_for};
 
 /// A service with a master process that runs in the foreground. Ended with it.
-struct Service(Child);
+pub(crate) struct Service(Child);
 
 impl Service {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a service"))
     }
 }
@@ -40,14 +40,14 @@ impl Drop for Service {
 }
 
 /// Requests without a pause, each of which has to be answered.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
     asking: Option<JoinHandle<Vec<String>>>,
 }
 
 impl Load {
-    fn begin(address: String) -> Self {
+    pub(crate) fn begin(address: String) -> Self {
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stopped, count) = (stop.clone(), asked.clone());
         let asking = std::thread::spawn(move || {
@@ -63,7 +63,7 @@ impl Load {
     }
 
     #[track_caller]
-    fn assert_all_answered(mut self) {
+    pub(crate) fn assert_all_answered(mut self) {
         self.stop.store(true, Ordering::SeqCst);
         let failed = self.asking.take().expect("it asks").join().expect("it does not panic");
         assert!(self.asked.load(Ordering::SeqCst) > 10);

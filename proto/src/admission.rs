@@ -17,7 +17,7 @@ pub struct Authority {
 }
 
 /// Checks whether a member under `authority` that is at `at` may take the revision `offered`. `before`: the header of the
-/// revision that an increment changes, if that revision is `at` or the history has all packs from `at` to it.
+/// revision that an increment changes, if that revision is `at`, or a later one whose tree the history has.
 ///
 /// # Errors
 /// The reason, for the monitor; nothing is changed.

@@ -604,8 +604,10 @@ pub enum Observation {
     },
     /// Its progress to that revision.
     Progress(Progress),
-    /// One of its sets has a command that validates. Said after it was reached.
-    Validates,
+    /// Whether one of its sets has a command that validates. Said right before [`Observation::Reached`].
+    Validates(bool),
+    /// It holds this earlier revision again: nobody confirmed the one after it, or a command refused that.
+    Returned(Number),
     /// It has staged this revision, none of its commands refuses the revision, and it waits for the other members.
     Staged {
         /// The revision.

@@ -226,8 +226,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_is_closed_fails_with_its_address() {
-        // A port that was bound and let go of; nobody listens there.
-        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        // A port that is bound, so that nobody else gets it, and on which nobody listens.
+        let bound = tokio::net::TcpSocket::new_v4().unwrap();
+        bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = bound.local_addr().unwrap();
         for probe in [Probe::Tcp(address.to_string()), Probe::Http(format!("http://{address}/"))] {
             let (why, _) = once(probe).run(&Before::default()).await.unwrap_err();
             assert!(why.contains(&address.to_string()), "{why}");

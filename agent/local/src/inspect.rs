@@ -36,8 +36,11 @@ pub enum Kind {
 impl SetCommands {
     /// The names of the keys that have a command.
     pub fn steps(&self) -> Vec<&'static str> {
-        let has =
-            [(self.validate.is_some(), "validate"), (self.reload.is_some(), "reload"), (self.check.is_some(), "check")];
+        let has = [
+            (self.validate.is_some(), "validate"),
+            (self.reload.is_some(), "reload"),
+            (!self.checks.is_empty(), "check"),
+        ];
         has.into_iter().filter_map(|(has, step)| has.then_some(step)).collect()
     }
 
@@ -49,15 +52,17 @@ impl SetCommands {
                 problems.extend(command.problem(step).await);
             }
         }
-        match self.check.as_ref().map(|check| &check.probe) {
-            Some(Probe::Command(command)) => problems.extend(command.problem("check").await),
-            Some(Probe::Workers(pid)) if !pid.exists() => problems.push(Problem {
-                step: "check",
-                what: format!("{} is not there", pid.display()),
-                todo: "start the service, or correct the path of its pid file".to_owned(),
-                kind: Kind::MayFail,
-            }),
-            Some(Probe::Workers(_) | Probe::Http(_) | Probe::Tcp(_)) | None => {}
+        for check in &self.checks {
+            match &check.probe {
+                Probe::Command(command) => problems.extend(command.problem("check").await),
+                Probe::Workers(pid) if !pid.exists() => problems.push(Problem {
+                    step: "check",
+                    what: format!("{} is not there", pid.display()),
+                    todo: "start the service, or correct the path of its pid file".to_owned(),
+                    kind: Kind::MayFail,
+                }),
+                Probe::Workers(_) | Probe::Http(_) | Probe::Tcp(_) => {}
+            }
         }
         problems
     }
@@ -122,7 +127,7 @@ mod tests {
         let commands = SetCommands {
             validate: Some(Command::new("no-such-program -t")),
             reload: Some(Command { user: Some("no-such-user".into()), ..Command::new("true") }),
-            check: Some(Check::new(Probe::parse("workers:/nowhere/pid").unwrap())),
+            checks: vec![Check::new(Probe::parse("workers:/nowhere/pid").unwrap())],
         };
         assert_eq!(commands.steps(), ["validate", "reload", "check"]);
         let found: Vec<_> = commands.problems().await.into_iter().map(|p| (p.step, p.kind, p.what)).collect();
@@ -141,7 +146,7 @@ mod tests {
         let fine = SetCommands {
             validate: Some(Command::new("! grep x /dev/null")),
             reload: Some(Command::new("kill -USR2 1")),
-            check: Some(Check::new(Probe::parse("http://127.0.0.1/").unwrap())),
+            checks: vec![Check::new(Probe::parse("http://127.0.0.1/").unwrap())],
         };
         assert_eq!(fine.problems().await, []);
     }

@@ -9,7 +9,7 @@ use bellwether_proto::name::SetName;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    check::Before,
+    check::{Before, Check},
     secret::Secrets,
     set::{NO_VIEW, SetCommands},
 };
@@ -24,6 +24,16 @@ pub struct Complaint {
     pub reason: String,
     /// The end of its output, at most 16 KiB.
     pub output: String,
+    /// No command refuses the files: nobody has confirmed them in time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unconfirmed: bool,
+}
+
+impl Complaint {
+    /// Nobody has confirmed the files, for that reason.
+    pub fn unconfirmed(reason: String) -> Self {
+        Self { reason, output: String::new(), unconfirmed: true }
+    }
 }
 
 /// Runs the commands that validate, which see the files that are there. What they print has no content of `secrets`.
@@ -101,17 +111,17 @@ pub async fn prove(
         validate(commands, secrets).await?;
     }
     tell("reloading");
-    let mut before: BTreeMap<&SetName, Before> = BTreeMap::new();
+    let mut before: BTreeMap<&SetName, Vec<Before>> = BTreeMap::new();
     for (set, commands) in commands {
-        before.insert(set, commands.check.as_ref().map(|check| check.before()).unwrap_or_default());
+        before.insert(set, commands.checks.iter().map(Check::before).collect());
         if let Some(reload) = &commands.reload {
             reload.run().await.map_err(|ended| complaint(set, "reload", ended, secrets))?;
         }
     }
     tell("checking");
     for (set, commands) in commands {
-        if let Some(check) = &commands.check {
-            check.run(&before[set]).await.map_err(|ended| complaint(set, "check", ended, secrets))?;
+        for (check, before) in commands.checks.iter().zip(&before[set]) {
+            check.run(before).await.map_err(|ended| complaint(set, "check", ended, secrets))?;
         }
     }
     Ok(())
@@ -127,7 +137,7 @@ pub fn complaint(set: &SetName, step: &str, (how, output): (String, String), sec
         Some(line) => format!("set {set}: {step}: {how}: {line}"),
         None => format!("set {set}: {step}: {how}"),
     };
-    Complaint { reason, output }
+    Complaint { reason, output, unconfirmed: false }
 }
 
 /// The line of an output that says the most: the first one with the strongest mark, or else the first one.

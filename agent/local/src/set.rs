@@ -74,7 +74,7 @@ pub struct SetCommands {
     /// Makes the service take the files that are there.
     pub reload: Option<Command>,
     /// Whether the service works after that.
-    pub check: Option<Check>,
+    pub checks: Vec<Check>,
 }
 
 impl SetCommands {
@@ -88,7 +88,7 @@ impl SetCommands {
         Self {
             validate: self.validate.or(other.validate),
             reload: self.reload.or(other.reload),
-            check: self.check.or(other.check),
+            checks: if self.checks.is_empty() { other.checks } else { self.checks },
         }
     }
 }
@@ -154,7 +154,7 @@ impl Preset {
         SetCommands {
             validate: Some(Command::new(validate)),
             reload: Some(Command::new(reload)),
-            check: Some(Check::new(Probe::Workers(PathBuf::from(pid)))),
+            checks: vec![Check::new(Probe::Workers(PathBuf::from(pid)))],
         }
     }
 }

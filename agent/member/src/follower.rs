@@ -199,7 +199,7 @@ impl Follower {
             Input::Validated(validated) => self.validated(facts, validated),
             Input::Switched(switched) => self.switched(facts, switched),
             Input::Unconfirmed(complaint) => self.unconfirmed(facts, complaint),
-            Input::Proved(proved) => self.proved(facts, proved),
+            Input::Proved(proved) => self.proved(proved),
             Input::Returned(returned) => self.returned(facts, returned),
             Input::Owed(owed) => self.owed(*owed),
             Input::Compared(edits) => self.compared(facts, edits),
@@ -310,6 +310,10 @@ impl Follower {
     }
 
     fn offer(&mut self, facts: &Facts<'_>, offer: v1::Offer) {
+        if self.proves(&offer) {
+            // A manager that was started again offers it anew: the report of its commands is the answer.
+            return;
+        }
         if self.is_proving() {
             return self.postpone(facts, &offer);
         }

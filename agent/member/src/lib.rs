@@ -47,7 +47,7 @@ use bellwether_proto::{
 use bellwether_store::{
     apply::{Committed, Obstacle, Plan},
     failpoint,
-    history::{History, Stored},
+    history::History,
     quarantine,
     scan::Look,
     state::{known_heads::KnownHeads, layout::Layout, record::GroupRecord},
@@ -451,7 +451,7 @@ impl Member {
                 at: self.position.at.as_ref(),
                 fault: fault.as_ref(),
                 proven: self.position.proven(),
-                kept: &|revision| kept(&self.history, self.position.at.as_ref()?.id(), revision),
+                kept: &|revision| kept(&self.history, self.position.at.as_ref()?, revision),
             };
             for output in self.follower.handle(&facts, input) {
                 inputs.extend(self.act(output));
@@ -680,13 +680,11 @@ impl Member {
     }
 }
 
-/// The header of that revision, if `history` has all packs from `at` to it.
-fn kept(history: &History, at: RevisionId, revision: RevisionId) -> Option<SignedHeader> {
+/// The header of that revision, if it is `at`, or a later one whose tree `history` has.
+fn kept(history: &History, at: &SignedHeader, revision: RevisionId) -> Option<SignedHeader> {
+    let age = |header: &SignedHeader| (header.number().epoch, header.number().sequence);
     let header = &history.get(revision)?.header;
-    let after = |stored: &&Arc<Stored>| stored.header.id() != at && !stored.base;
-    let oldest = history.line(revision).take_while(after).last();
-    let reaches = |oldest: &Arc<Stored>| oldest.header.header().parent == Some(at);
-    (revision == at || oldest.is_some_and(reaches)).then(|| header.clone())
+    (revision == at.id() || age(at) < age(header)).then(|| header.clone())
 }
 
 /// Why a pack is not to be touched.

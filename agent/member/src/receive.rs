@@ -302,6 +302,11 @@ impl Receiving {
         self.planned.as_mut().map(|planned| &mut planned.plan)
     }
 
+    /// Whether it holds a whole tree.
+    pub(crate) fn is_base(&self) -> bool {
+        self.base
+    }
+
     /// Bytes that have arrived.
     pub(crate) fn received(&self) -> u64 {
         self.at
@@ -313,10 +318,13 @@ impl Receiving {
         Ok((self.file, planned))
     }
 
-    /// The pack's file, and the tree of its revision, which is checked against the signed root. `parent`: the tree that it changes.
-    pub(crate) fn into_pack(self, parent: &Tree) -> Result<(NewPack, Tree), ReceiveError> {
+    /// The pack's file, and the tree of its revision, which is checked against the signed root. `parent`: the tree that it changes;
+    /// none for a base.
+    pub(crate) fn into_pack(self, parent: Option<Tree>) -> Result<(NewPack, Tree), ReceiveError> {
         let head = self.head.ok_or_else(|| ReceiveError::Offer("it has no head".into()))?;
-        let target = parent.with_rules(&head.rules).apply(self.changes);
+        let parent =
+            parent.map_or_else(|| Tree::empty(head.rules.iter().cloned()), |tree| tree.with_rules(&head.rules));
+        let target = parent.apply(self.changes);
         let target = target.map_err(|e| ReceiveError::Tree(e.to_string()))?;
         match target.root() == self.header.header().root {
             true => Ok((self.file, target)),

@@ -106,8 +106,11 @@ impl Member {
         };
         let (header, began) = (receiving.header.clone(), receiving.began);
         let none = || ReceiveError::Offer("it has no parent".into());
-        let parent = self.history.tree(header.header().parent.ok_or_else(none)?)?;
-        let (pack, target) = receiving.into_pack(&parent)?;
+        let parent = match receiving.is_base() {
+            true => None,
+            false => Some(self.history.tree(header.header().parent.ok_or_else(none)?)?),
+        };
+        let (pack, target) = receiving.into_pack(parent)?;
         self.history.commit(pack)?;
         failpoint::hit("member.kept");
         if !stage {
@@ -172,7 +175,7 @@ impl Member {
 
     /// What is owed once something has changed in these sets; none where no command is.
     fn owing(&self, sets: Vec<SetName>, validate: bool) -> Option<Owed> {
-        let proves = |own: &SetCommands| own.reload.is_some() || own.check.is_some() || validate;
+        let proves = |own: &SetCommands| own.reload.is_some() || !own.checks.is_empty() || validate;
         let before = self.position.at.clone();
         self.commands(&sets).values().any(proves).then_some(Owed { sets, validate, before, refused: None })
     }
@@ -392,7 +395,7 @@ impl Member {
             }
         } else if unconfirmed.left_ms() == 0 {
             let reason = format!("nobody confirmed {number} in time");
-            self.put(follower::Input::Unconfirmed(Complaint { reason, output: String::new() }));
+            self.put(follower::Input::Unconfirmed(Complaint::unconfirmed(reason)));
         }
     }
 

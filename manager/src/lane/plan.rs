@@ -330,10 +330,12 @@ pub fn plan(member: &Member, target: &Target, newcomer: Newcomer, ways: &impl Wa
     if forked && !starts_at(&packs, target.revision) {
         return Step::NeedBase;
     }
-    let send = |packs: &[Arc<Stored>]| send(member, packs, forked, keeps, target.due);
+    // A member with a revision takes a base, too, as a step in its history only.
+    let keeps_bases = keeps && member.at.is_some() && !forked;
+    let send = |packs: &[Arc<Stored>]| send(member, packs, forked, (keeps, keeps_bases), target.due);
     let through = |packs: &[Arc<Stored>]| {
         // A member that keeps a stopped revision in its history does not switch to it.
-        let held = !keeps || packs.first().is_some_and(|pack| pack.base);
+        let held = !keeps || packs.first().is_some_and(|pack| pack.base && !keeps_bases);
         held && leads_through_a_stop(packs) || packs.iter().any(|pack| Some(pack.header.id()) == refused)
     };
     if !through(&packs) {
@@ -363,24 +365,26 @@ fn starts_at(packs: &[Arc<Stored>], head: RevisionId) -> bool {
     packs.first().is_some_and(|first| first.base && first.header.id() == head)
 }
 
-fn send(member: &Member, packs: &[Arc<Stored>], forked: bool, keeps: bool, due: Due) -> Step {
+fn send(member: &Member, packs: &[Arc<Stored>], forked: bool, (keeps, keeps_bases): (bool, bool), due: Due) -> Step {
     let Some(pack) = packs.first() else { return Step::Nothing };
-    let kept = member.partial.filter(|(id, bytes)| *id == pack.pack && *bytes <= pack.size).map(|(_, bytes)| bytes);
-    let (from, to) = match kept {
-        // The member asked for the content that the changes do not bring, so it needs the rest.
-        Some(bytes) if pack.base && bytes < pack.changes_end => (bytes, pack.changes_end),
-        Some(bytes) => (bytes, pack.size),
-        None if pack.base => (0, pack.changes_end),
-        None => (0, pack.size),
-    };
-    let sync = member.standing.is_sync() || pack.base || packs.len() > 1;
     let purpose = match packs.len() {
         // A sync, which a person asks for, waits for no other member.
         1 if due == Due::Staged && !member.standing.is_sync() => v1::Use::Stage,
         // It switches once, to the last one.
-        2.. if keeps && !pack.base => v1::Use::Keep,
+        2.. if if pack.base { keeps_bases } else { keeps } => v1::Use::Keep,
         _ => v1::Use::Unspecified,
     };
+    // A base that is switched to begins with its changes: most of the content may be there already.
+    let changes_first = pack.base && purpose != v1::Use::Keep;
+    let kept = member.partial.filter(|(id, bytes)| *id == pack.pack && *bytes <= pack.size).map(|(_, bytes)| bytes);
+    let (from, to) = match kept {
+        // The member asked for the content that the changes do not bring, so it needs the rest.
+        Some(bytes) if changes_first && bytes < pack.changes_end => (bytes, pack.changes_end),
+        Some(bytes) => (bytes, pack.size),
+        None if changes_first => (0, pack.changes_end),
+        None => (0, pack.size),
+    };
+    let sync = member.standing.is_sync() || pack.base || packs.len() > 1;
     Step::Send(Sending { pack: pack.clone(), from, to, sync, forked, purpose })
 }
 

@@ -68,6 +68,7 @@ impl ReachedServer {
             O::Reached { at, fault, .. } => (self.at, self.fault) = (*at, fault.clone()),
             O::Started { .. } => self.busy = true,
             O::Done { revision, .. } => (self.at, self.busy, self.fault) = (Some(*revision), false, None),
+            O::Returned(revision) => self.at = Some(*revision),
             O::Refused { .. } => self.busy = false,
             O::Failed(why) => (self.busy, self.fault) = (false, Some(why.clone())),
             O::Drift { entries, .. } => self.drift = *entries,

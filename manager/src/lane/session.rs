@@ -49,7 +49,7 @@ enum Activity {
     /// The history is asked for the next step.
     Planning,
     /// The history is asked for the revision of this report.
-    Finding(v1::Report),
+    Finding(Box<v1::Report>),
     /// The member takes a revision.
     Taking(Box<Current>),
 }
@@ -230,10 +230,8 @@ impl Session {
         self.at = self.at.take().filter(|_| fence.is_none());
         self.outbox.fence = fence.map(|reason| v1::Fence { reason });
         let (program, fault) = (program(hello), self.memory.standing.fault().map(str::to_owned));
+        self.see(Observation::Validates(self.ability == Ability::Validates));
         self.see(Observation::Reached { program, at: self.at.as_ref().map(SignedHeader::number), fault });
-        if self.ability == Ability::Validates {
-            self.see(Observation::Validates);
-        }
         if self.memory.standing.is_sync() {
             // It waits for its sync; its present state must not pass for the result.
             let to = self.target().number;

@@ -151,6 +151,12 @@ impl Rollouts {
         plan.status.is_some() && plan.release(server).taken.is_none()
     }
 
+    /// Whether other members than the saved ones validate.
+    fn validates_differ(&self) -> bool {
+        // While it is held, the state is being saved.
+        self.saved.try_lock().is_ok_and(|saved| saved.validates != locked(&self.machine).kept().validates)
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -162,11 +168,11 @@ impl Rollouts {
     /// Makes the state durable, if it differs from the saved one.
     async fn save(&self) -> Result<(), StateFileError> {
         let mut saved = self.saved.lock().await;
-        let (kept, is_fresh) = {
+        let (kept, has_news) = {
             let machine = locked(&self.machine);
-            (machine.kept().clone(), machine.is_fresh())
+            (machine.kept().clone(), machine.has_news(&saved))
         };
-        if *saved == kept || is_fresh {
+        if !has_news {
             return Ok(());
         }
         let (path, next) = (self.path.clone(), kept.clone());
@@ -245,7 +251,14 @@ impl Manager {
         if matches!(shared.rollouts.holds(&head), Some(Hold::Stopped(_))) {
             return Err(ConfirmError::Late(number));
         }
-        self.edit_record(&RecordEdit::Confirmed(head.id()), author, dry_run).await?;
+        // From here on the time does not run out.
+        if !dry_run && !locked(&shared.rollouts.machine).begin_confirmation() {
+            return Err(ConfirmError::Late(number));
+        }
+        let edited = self.edit_record(&RecordEdit::Confirmed(head.id()), author, dry_run).await;
+        locked(&shared.rollouts.machine).end_confirmation();
+        shared.rollouts.heard.notify_one();
+        edited?;
         Ok((number, true))
     }
 }

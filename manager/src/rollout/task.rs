@@ -57,7 +57,7 @@ impl Task {
         let (record, head) = (shared.record.borrow().clone(), shared.head.borrow().stored.header.clone());
         let plan = shared.rollouts.look(record.record(), &head);
         // No lane acts by a state that a restart would forget.
-        if plan.status.is_some()
+        if (plan.status.is_some() || plan.gated || shared.rollouts.validates_differ())
             && let Err(error) = shared.rollouts.save().await
         {
             tracing::error!(error = chain(&error), "the rollout cannot be saved, and does not go on");

@@ -17,7 +17,7 @@ pub(super) struct Commands<'a> {
     pub(super) user: Option<&'a String>,
     pub(super) validate: Option<&'a OneCommand>,
     pub(super) reload: Option<&'a OneCommand>,
-    pub(super) check: Option<&'a OneCheck>,
+    pub(super) check: Option<&'a Checks>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,32 @@ pub(super) struct LongCommand {
     user: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout: Option<String>,
+}
+
+/// One check, or several that run one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Checks {
+    One(OneCheck),
+    Many(Vec<OneCheck>),
+}
+
+impl Checks {
+    /// As they are written; none: there is none.
+    pub(super) fn of(checks: &[Check]) -> Option<Self> {
+        match checks {
+            [] => None,
+            [one] => Some(Self::One(one.into())),
+            many => Some(Self::Many(many.iter().map(OneCheck::from).collect())),
+        }
+    }
+
+    fn all(&self) -> &[OneCheck] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,7 +167,7 @@ impl Commands<'_> {
         let own = SetCommands {
             validate: self.validate.map(|written| command("validate", written)).transpose()?,
             reload: self.reload.map(|written| command("reload", written)).transpose()?,
-            check: self.check.map(check).transpose()?,
+            checks: self.check.map(Checks::all).unwrap_or_default().iter().map(check).collect::<Result<_, _>>()?,
         };
         Ok(own.or(preset))
     }
@@ -167,11 +193,14 @@ mod tests {
             read("user = 'www'\nvalidate = 'nginx -t'\nreload = { run = 'r', user = 'root', timeout = '5s' }").unwrap();
         assert_eq!(commands.validate, Some(Command { user: Some("www".into()), ..Command::new("nginx -t") }));
         let reload = Command { user: Some("root".into()), timeout: Duration::from_secs(5), ..Command::new("r") };
-        assert_eq!((commands.reload, commands.check), (Some(reload), None));
+        assert_eq!((commands.reload, commands.checks), (Some(reload), Vec::new()));
         let check = read("check = { probe = 'tcp://127.0.0.1:80', retries = 1, interval = '10ms', timeout = '1s' }");
         let (timeout, interval) = (Duration::from_secs(1), Duration::from_millis(10));
         let expected = Check { probe: Probe::Tcp("127.0.0.1:80".into()), timeout, retries: 1, interval };
-        assert_eq!(check.unwrap().check, Some(expected));
+        assert_eq!(check.unwrap().checks, [expected]);
+        let several = read("check = ['workers:/run/x.pid', { probe = 'http://x/', retries = 0 }]").unwrap().checks;
+        assert_eq!(several[0], Check::new(Probe::Workers("/run/x.pid".into())));
+        assert_eq!((several.len(), several[1].retries), (2, 0));
     }
 
     #[test]
@@ -179,13 +208,13 @@ mod tests {
         let texts = [
             "preset = 'nginx'",
             "user = 'www'\nvalidate = 'v'\ncheck = 'c'",
+            "check = ['workers:/run/x.pid', { probe = 'http://x/', retries = 0 }]",
             "reload = { run = 'r', timeout = '1500ms' }\ncheck = { probe = 'http://x/', retries = 0 }",
         ];
         for text in texts {
             let commands = read(text).unwrap();
             let validate = commands.validate.as_ref().map(OneCommand::from);
-            let (reload, check) =
-                (commands.reload.as_ref().map(OneCommand::from), commands.check.as_ref().map(OneCheck::from));
+            let (reload, check) = (commands.reload.as_ref().map(OneCommand::from), Checks::of(&commands.checks));
             let (validate, reload, check) = (validate.as_ref(), reload.as_ref(), check.as_ref());
             let written = Commands { validate, reload, check, ..Commands::default() };
             assert_eq!(written.read("").unwrap(), commands, "{text}");

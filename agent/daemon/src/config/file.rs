@@ -11,7 +11,7 @@ use super::Given;
 use super::{
     Config, ConfigError, DEFAULT_FILE,
     balancers::{self, Balancer},
-    commands::{Commands, OneCheck, OneCommand},
+    commands::{Checks, Commands, OneCommand},
     keys,
 };
 
@@ -59,7 +59,7 @@ pub(super) struct Set {
     #[serde(skip_serializing_if = "Option::is_none")]
     reload: Option<OneCommand>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    check: Option<OneCheck>,
+    check: Option<Checks>,
 }
 
 impl Set {
@@ -118,7 +118,7 @@ pub fn to_toml(config: &Config) -> String {
                 user: None,
                 validate: set.commands.validate.as_ref().map(OneCommand::from),
                 reload: set.commands.reload.as_ref().map(OneCommand::from),
-                check: set.commands.check.as_ref().map(OneCheck::from),
+                check: Checks::of(&set.commands.checks),
             })
             .collect(),
         agent_check: config.agent_check.map(|address| address.to_string()),

@@ -36,8 +36,13 @@ pub(super) fn check(file: &Table) -> Result<(), String> {
     for (place, set) in tables(file, "set") {
         known(&place, set, &SET)?;
         for (key, keys) in [("validate", &COMMAND[..]), ("reload", &COMMAND), ("check", &CHECK)] {
-            if let Some(value) = set.get(key) {
-                command(&format!("{place}{key}: "), value, keys)?;
+            match set.get(key) {
+                None => {}
+                // Several checks run one after the other.
+                Some(Value::Array(several)) if key == "check" => {
+                    several.iter().try_for_each(|value| command(&format!("{place}{key}: "), value, keys))?;
+                }
+                Some(value) => command(&format!("{place}{key}: "), value, keys)?,
             }
         }
     }

@@ -33,7 +33,7 @@ pub struct Facts<'a> {
     pub fault: Option<&'a v1::Fault>,
     /// The revision before, while the commands of the one that the sets hold have not ended well.
     pub proven: Proven<'a>,
-    /// The header of a revision, if it is the one that the sets hold, or if the history has all packs from that one to it.
+    /// The header of a revision, if it is the one that the sets hold, or a later one whose tree the history has.
     pub kept: &'a dyn Fn(RevisionId) -> Option<SignedHeader>,
 }
 

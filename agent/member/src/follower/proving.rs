@@ -9,7 +9,7 @@ use bellwether_proto::{
 
 use super::{
     Activity, Back, Complaint, Facts, Follower, Offered, Output, Owed, Purpose, Returned, Trouble, Validated,
-    Validation,
+    Validation, is_of,
 };
 
 /// A revision in the sets whose commands have not ended.
@@ -84,7 +84,7 @@ impl Follower {
         self.working("reloading");
     }
 
-    pub(super) fn proved(&mut self, facts: &Facts<'_>, proved: Result<(), Complaint>) {
+    pub(super) fn proved(&mut self, proved: Result<(), Complaint>) {
         let Activity::Proving(proving) = self.end() else { return };
         let Proving { header, way } = *proving;
         match (way, proved) {
@@ -104,7 +104,7 @@ impl Follower {
             }
             (Way::Back(from, complaint), Ok(())) => {
                 self.outputs.push(Output::Proved);
-                self.went_back(facts, &header, &from, complaint);
+                self.went_back(&header, &from, complaint);
                 self.outputs.push(Output::Tidy(header));
             }
             (Way::Back(from, before), Err(complaint)) => {
@@ -119,11 +119,11 @@ impl Follower {
         self.after_proof();
     }
 
-    /// The sets go back to the revision before. While commands run, that waits for the next look.
+    /// The sets go back to the revision before, unless another one is on its way: then that waits for the next look.
     pub(super) fn unconfirmed(&mut self, facts: &Facts<'_>, complaint: Complaint) {
-        let Some(held) = facts.at.filter(|_| !self.is_proving()) else { return };
+        self.unstage(facts);
+        let Some(held) = facts.at.filter(|_| self.is_idle()) else { return };
         tracing::warn!(complaint.reason, "the sets go back to the revision before");
-        self.interrupt();
         self.work = Activity::Returning(held.clone(), complaint.clone());
         self.outputs.push(Output::Return(complaint));
     }
@@ -147,16 +147,25 @@ impl Follower {
     }
 
     /// The sets hold the revision before, and their services work with it.
-    fn went_back(&mut self, facts: &Facts<'_>, held: &SignedHeader, from: &SignedHeader, complaint: Complaint) {
-        let (was, now) = (from.number(), held.number());
+    fn went_back(&mut self, held: &SignedHeader, from: &SignedHeader, complaint: Complaint) {
+        let (was, now, revision) = (from.number(), held.number(), from.id().0.into());
         let reason = format!("{}; {was} was taken back, and {now} is in force again", complaint.reason);
-        self.complained(facts, from, Complaint { reason, ..complaint });
+        tracing::warn!(reason, "refused");
+        let Complaint { output, unconfirmed, .. } = complaint;
+        self.refused = Some((from.id(), Complaint { reason: reason.clone(), output: output.clone(), unconfirmed }));
+        self.see(Observation::Returned(now));
+        self.see(Observation::Refused { revision: was, reason: reason.clone(), cause: None, output: output.clone() });
+        self.outputs.push(Output::Show);
+        // An offer that was put off meanwhile is still asked for.
+        let (outcome, at) = (Outcome::Refused.into(), Some(held.to_wire()));
+        let report = v1::Report { revision, outcome, reason, output, at, unconfirmed, ..v1::Report::default() };
+        self.send(up::Message::Report(report));
     }
 
     /// A command refuses a revision, which is not in the sets (any more): it is not tried again by itself.
     pub(super) fn complained(&mut self, facts: &Facts<'_>, header: &SignedHeader, complaint: Complaint) {
         self.refused = Some((header.id(), complaint.clone()));
-        let Complaint { reason, output } = complaint;
+        let Complaint { reason, output, .. } = complaint;
         self.refused(facts, header, Trouble { reason, cause: None, look: None, output });
     }
 
@@ -166,6 +175,14 @@ impl Follower {
             self.refused = None;
             self.work = Activity::Finishing;
             self.outputs.push(Output::Finish);
+        }
+    }
+
+    /// Whether commands show at this moment whether the offered revision works.
+    pub(super) fn proves(&self, offer: &v1::Offer) -> bool {
+        match &self.work {
+            Activity::Proving(proving) => matches!(proving.way, Way::Forward(_)) && is_of(offer, &proving.header),
+            _ => false,
         }
     }
 

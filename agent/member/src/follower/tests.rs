@@ -239,7 +239,7 @@ fn what_waits_is_done_when_nothing_is_under_way() {
 }
 
 fn complaint(reason: &str) -> Complaint {
-    Complaint { reason: reason.to_owned(), output: "line 1\nline 2".to_owned() }
+    Complaint { reason: reason.to_owned(), output: "line 1\nline 2".to_owned(), unconfirmed: false }
 }
 
 fn proves(outputs: &[Output]) -> bool {
@@ -288,7 +288,13 @@ fn a_new_stream_ends_a_validation_but_not_the_proof_of_what_is_in_the_sets() {
 fn while_commands_run_an_offer_is_put_off_and_a_sync_waits() {
     let mut member = Member::new(OnDrift::Report);
     member.switched(Validation::Before);
+    assert!(member.offered().is_empty(), "it is the same one: its report is the answer");
+    let next = member.head.header().clone();
+    let next = Header { parent: Some(member.head.id()), number: next.number.next(Epoch(1)).unwrap(), ..next };
+    let next = SignedHeader::sign(next, &member.key);
+    let proved = std::mem::replace(&mut member.head, next);
     let outputs = member.offered();
+    member.head = proved;
     assert!(refusal(&outputs).is_some_and(|why| why.contains("are running")), "{outputs:?}");
     assert!(member.said(down::Message::Sync(v1::Sync::default())).is_empty());
     let outputs = member.put(Input::Proved(Ok(())));

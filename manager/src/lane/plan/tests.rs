@@ -328,3 +328,33 @@ fn the_head_is_staged_first_and_switched_to_later() {
     assert!(matches!(step(&plain, Due::Staged), Step::Wait(Wait::Paused)), "it has no command");
     assert!(matches!(step(&plain, Due::Now), Step::Send(_)));
 }
+
+#[test]
+fn a_base_on_the_way_is_a_step_in_the_history_only() {
+    let mut farm = Farm::new();
+    // The chain from 1 is not known any more: the way begins with the base of 3.
+    struct Based<'a>(&'a Farm);
+    impl Ways for Based<'_> {
+        fn route(&self, from: Option<RevisionId>) -> Route {
+            match from == Some(self.0.base3.header.id()) {
+                true => Route::Packs(vec![self.0.increments[2].clone()]),
+                false => Route::Packs(vec![self.0.base3.clone(), self.0.increments[2].clone()]),
+            }
+        }
+        fn leads_from(&self, _: RevisionId) -> bool {
+            true
+        }
+    }
+    farm.base1 = stored(1, true);
+    let target = Target { revision: farm.id(4), number: farm.increments[2].header.number(), due: Due::Now };
+    let next = |member: &Member| match plan(member, &target, Newcomer::GoesOn, &Based(&farm)) {
+        Step::Send(sending) => (sending.pack.header.id(), sending.purpose, sending.to),
+        other => panic!("{other:?}"),
+    };
+    let behind = able(at(farm.id(1)));
+    assert_eq!(next(&behind), (farm.base3.header.id(), v1::Use::Keep, 1000), "with all its bytes");
+    let ahead = Member { ahead: Some(farm.base3.header.id()), ..behind };
+    assert_eq!(next(&ahead), (farm.id(4), v1::Use::Unspecified, 1000));
+    assert_eq!(next(&able(Member::default())).1, v1::Use::Unspecified, "a newcomer serves as soon as it can");
+    assert_eq!(next(&at(farm.id(1))).1, v1::Use::Unspecified, "a program of level 1");
+}

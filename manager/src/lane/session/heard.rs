@@ -159,7 +159,7 @@ impl Session {
             // An earlier offer no longer matters while something is under way.
             Activity::Taking(_) | Activity::Planning | Activity::Finding(_) => Ok(()),
             Activity::Idle => {
-                self.work = Activity::Finding(report);
+                self.work = Activity::Finding(Box::new(report));
                 self.outputs.push(Output::Find(revision));
                 Ok(())
             }
@@ -233,7 +233,10 @@ impl Session {
             Run::Sync { .. } | Run::Updates if id == self.facts.head.header.id() => self.facts.published,
             Run::Sync { .. } | Run::Updates => current.started,
         };
-        self.memory.remembered.reported = Some(current.header.number());
+        if self.facts.record.record().policy.unconfirmed(&current.header).is_none() {
+            // Otherwise the member may go back by itself.
+            self.memory.remembered.reported = Some(current.header.number());
+        }
         self.memory.standing.refuse(None);
         self.at = Some(current.header.clone());
         if matches!(current.way, Way::Settle) {
@@ -252,9 +255,24 @@ impl Session {
             (Some(_), Way::Update(_) | Way::Sync(_) | Way::Keep(_) | Way::Staged | Way::Earlier) => Until::Passed,
         };
         self.end_sync();
-        self.memory.standing.refuse(Some(Refusal { revision: current.header.id(), until }));
+        self.returned(current, report);
+        let confirmed = self.facts.record.record().policy.confirmed == Some(current.header.id());
+        // A member that missed the confirmation gets the revision again.
+        let refusal = Refusal { revision: current.header.id(), until };
+        self.memory.standing.refuse(Some(refusal).filter(|_| !(report.unconfirmed && confirmed)));
         let (reason, output) = (cut(&report.reason, REASON), cut(&report.output, OUTPUT));
         self.see(Observation::Refused { revision: current.header.number(), reason, cause, output });
+    }
+
+    /// Takes the revision that the member holds again. Only a revision that was to be confirmed is taken back after it was reported.
+    fn returned(&mut self, current: &Current, report: &v1::Report) {
+        let group = self.facts.record.record().group;
+        let at = report.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
+        let at = at.filter(|at| at.header().group == group && current.header.confirm_within().is_some());
+        if let Some(at) = at {
+            self.see(Observation::Returned(at.number()));
+            self.at = Some(at);
+        }
     }
 
     /// Offers a refused revision again, since the member reports that the obstacle is gone.

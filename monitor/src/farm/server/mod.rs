@@ -189,7 +189,8 @@ impl Known {
             O::SawLost(ref which) => self.saw_lost = Some((now_ms, which.clone())),
             O::Started { .. } => self.began_ms = now_ms,
             O::Reached { .. }
-            | O::Validates
+            | O::Validates(_)
+            | O::Returned(_)
             | O::Progress(_)
             | O::Staged { .. }
             | O::Done { .. }
@@ -261,6 +262,13 @@ impl Known {
                 self.settled()
             }
             (P::Away, O::Staged { revision: _, later: _ }) => P::Away,
+            (
+                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
+                O::Returned(revision),
+            ) => {
+                self.at = Some(revision);
+                same
+            }
             (P::Syncing, O::Done { revision, micros: _, kept }) => {
                 self.fault = None;
                 self.holds(now_ms, revision, kept);
@@ -332,7 +340,7 @@ impl Known {
             // The server stays away until it reports its position.
             (
                 same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
-                O::Alive | O::Validates | O::Knocked(_) | O::DrainedAgain(_) | O::SawLost(_),
+                O::Alive | O::Validates(_) | O::Knocked(_) | O::DrainedAgain(_) | O::SawLost(_),
             ) => same,
             (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left, O::Left) => P::Left,
             // The server has no agent that answers; a late message was under way.

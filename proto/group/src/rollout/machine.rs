@@ -22,6 +22,9 @@ const NAMED: (usize, usize) = (3, 300);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kept {
+    /// The members that have commands that validate, as far as they were ever heard of.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub validates: BTreeSet<ServerName>,
     /// The revision, the head; none: no head has been looked at.
     pub revision: Option<Number>,
     /// The newest revision before it that went to all members.
@@ -36,6 +39,9 @@ pub struct Kept {
     pub passed: usize,
     /// Whether all waves are over.
     pub done: bool,
+    /// Whether it waits for its confirmation: no later revision goes back to it.
+    #[serde(default)]
+    pub unconfirmed: bool,
     /// The members that failed, with the reasons.
     pub failed: BTreeMap<ServerName, String>,
     /// Those of them that a person let pass by `rollout continue`.
@@ -158,6 +164,8 @@ pub struct Rollout {
     due: BTreeSet<ServerName>,
     /// The time at which this revision became the head.
     began_ms: u64,
+    /// A confirmation of the head is being made durable: the time does not run out meanwhile.
+    confirming: bool,
     /// The members that have missed the time for staging. They are not waited for until they hold the head.
     slow: BTreeSet<ServerName>,
     /// The failure of the manager's own commands: the manager, the revision, and the reason.
@@ -170,10 +178,12 @@ impl Rollout {
         Self { kept, ..Self::default() }
     }
 
-    /// Whether a manager that is started again finds this state by itself.
-    pub fn is_fresh(&self) -> bool {
-        let Kept { revision, good, .. } = self.kept;
-        self.kept == Kept { revision, good, ..Kept::default() }
+    /// Whether the state has to be saved, if `saved` is the last one that was. A manager that is started again finds the
+    /// beginning of a rollout by itself.
+    pub fn has_news(&self, saved: &Kept) -> bool {
+        let Kept { revision, good, ref validates, .. } = self.kept;
+        let fresh = Kept { revision, good, validates: validates.clone(), ..Kept::default() };
+        self.kept != *saved && (self.kept != fresh || saved.validates != *validates)
     }
 
     /// The state to keep.
@@ -184,7 +194,12 @@ impl Rollout {
     /// Takes a report of a member's lane. Returns whether it counts here.
     /// `now_ms` is of the clock of [`Rollout::look`].
     pub fn observe(&mut self, server: &ServerName, observation: &Observation, now_ms: u64) -> bool {
-        self.members.entry(server.clone()).or_default().observe(observation, now_ms)
+        let known = match observation {
+            Observation::Validates(true) => !self.kept.validates.insert(server.clone()),
+            Observation::Validates(false) => !self.kept.validates.remove(server),
+            _ => true,
+        };
+        self.members.entry(server.clone()).or_default().observe(observation, now_ms) || !known
     }
 
     /// Takes the end of the manager's own commands with a revision, and the reason of their failure. A failure counts like one of a
@@ -198,7 +213,8 @@ impl Rollout {
         let now_ms = now.at_ms;
         self.begin(head.number(), now_ms);
         let confirm_ms = record.policy.unconfirmed(head).map(|within_ms| self.confirm_ms(head, within_ms, now));
-        if confirm_ms == Some(0) && self.kept.stopped.as_ref().is_none_or(|stop| !stop.unconfirmed) {
+        if confirm_ms == Some(0) && !self.confirming && self.kept.stopped.as_ref().is_none_or(|stop| !stop.unconfirmed)
+        {
             let reason = format!("nobody confirmed {} in time", head.number());
             self.kept.stopped = Some(Stop { reason, by_person: false, unconfirmed: true });
             self.kept.done = false;
@@ -206,8 +222,12 @@ impl Rollout {
         let unconfirmed = self.kept.stopped.as_ref().is_some_and(|stop| stop.unconfirmed);
         let members: BTreeSet<&ServerName> = members(record).collect();
         self.members.retain(|name, _| members.contains(name));
+        self.kept.validates.retain(|name| members.contains(name));
+        self.kept.unconfirmed = confirm_ms.is_some();
         let policy = record.policy.rollout.as_ref();
-        if policy.is_none() && confirm_ms.is_none() && !unconfirmed && !self.members.values().any(Member::validates) {
+        // A stop stays, whatever is known of the members by now.
+        let gated = policy.is_some() || self.kept.stopped.is_some() || !self.kept.validates.is_empty();
+        if !gated && confirm_ms.is_none() {
             (self.kept.done, self.kept.stopped) = (true, None);
             return Plan::default();
         }
@@ -217,7 +237,6 @@ impl Rollout {
             self.kept.failed.insert(manager.clone(), why.clone());
         }
         self.slow.retain(|name| standings.get(name).is_some_and(|standing| *standing != Standing::Well));
-        let gated = policy.is_some() || unconfirmed || self.members.values().any(Member::validates);
         let mut plan = Plan { revision: Some(head.id()), gated, released: Released::All, ..Plan::default() };
         if is_urgent(head) {
             (self.kept.done, self.kept.stopped) = (true, None);
@@ -277,8 +296,10 @@ impl Rollout {
         if self.kept.revision == Some(head) {
             return;
         }
-        let good = if self.kept.done { self.kept.revision } else { self.kept.good };
-        self.kept = Kept { revision: Some(head), good, ..Kept::default() };
+        let Kept { revision, good, done, unconfirmed, .. } = self.kept;
+        let good = if done && !unconfirmed { revision } else { good };
+        let validates = std::mem::take(&mut self.kept.validates);
+        self.kept = Kept { validates, revision: Some(head), good, ..Kept::default() };
         self.due.clear();
         (self.good_ms, self.began_ms) = (None, now_ms);
     }
@@ -294,8 +315,9 @@ impl Rollout {
     /// rollout.
     fn stage(&mut self, head: Number, (now_ms, timeout_ms): (u64, u64)) -> Option<u64> {
         let (mut next_ms, mut first) = (None, BTreeSet::new());
-        for (name, member) in self.members.iter().filter(|(_, member)| member.validates()) {
-            match member.staging(head) {
+        let unheard = Member::default();
+        for name in &self.kept.validates {
+            match self.members.get(name).unwrap_or(&unheard).staging(head) {
                 Staging::Failed(why) if !self.kept.forgiven.contains(name) => {
                     let reason = format!("{name} refuses it: {}", said(&why));
                     self.kept.stopped = Some(Stop { reason, by_person: false, unconfirmed: false });
@@ -405,6 +427,17 @@ impl Rollout {
         let reason = Some(head.header().message.clone());
         let status = status(head, RolloutState::TakenBack, standings);
         Some(RolloutStatus { reason, taken_back: Some(taken_back), wave: 1, waves: 1, ..status })
+    }
+
+    /// A confirmation of the head begins to be made durable; false: it is too late for one.
+    pub fn begin_confirmation(&mut self) -> bool {
+        self.confirming = self.kept.stopped.is_none();
+        self.confirming
+    }
+
+    /// It is durable, or has failed.
+    pub fn end_confirmation(&mut self) {
+        self.confirming = false;
     }
 
     /// Stops the rollout, as `by` asks. Returns whether that changes anything.

@@ -34,8 +34,8 @@ pub struct Member {
     away: bool,
     /// Its error, with the revision that it was taking or held then.
     fault: Option<(Option<Number>, String)>,
-    /// One of its sets has a command that validates.
-    validates: bool,
+    /// Its lane has told whether it answers.
+    met: bool,
     /// The revision that it has staged, and whether its commands can validate only after the switch.
     staged: Option<(Number, bool)>,
     /// The time at which its pack was last heard to arrive.
@@ -56,11 +56,12 @@ impl Member {
         }
         match observation {
             O::Reached { at, fault, .. } => {
-                (self.at, self.to, self.lost, self.validates) = (*at, None, false, false);
+                (self.at, self.to, self.lost, self.met) = (*at, None, false, true);
                 self.fault = fault.as_ref().map(|why| (*at, why.clone()));
             }
-            O::Lost(_) | O::Left => (self.lost, self.to) = (true, None),
-            O::Validates => self.validates = true,
+            O::Lost(_) | O::Left => (self.lost, self.to, self.met) = (true, None, true),
+            O::Validates(_) => {}
+            O::Returned(revision) => (self.at, self.fault) = (Some(*revision), None),
             O::Started { to, .. } => (self.to, self.arriving_ms) = (Some(*to), now_ms),
             O::Staged { revision, later } => (self.to, self.staged) = (None, Some((*revision, *later))),
             O::Done { revision, .. } => {
@@ -92,11 +93,6 @@ impl Member {
         true
     }
 
-    /// Whether one of its sets has a command that validates.
-    pub(super) fn validates(&self) -> bool {
-        self.validates
-    }
-
     /// Where it stands with the validation of the revision `head`.
     pub(super) fn staging(&self, head: Number) -> Staging {
         match self.standing(head) {
@@ -104,7 +100,7 @@ impl Member {
             Standing::Failed(why) => Staging::Failed(why),
             Standing::Late => Staging::Late,
             // Its first revision holds up nobody.
-            Standing::OnTheWay if self.at.is_none() => Staging::Late,
+            Standing::OnTheWay if self.at.is_none() && self.met => Staging::Late,
             Standing::OnTheWay => match self.staged {
                 Some((staged, later)) if staged == head => Staging::Ready { later },
                 Some(_) | None => Staging::OnTheWay(self.arriving_ms),

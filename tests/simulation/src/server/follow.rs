@@ -198,7 +198,7 @@ impl Server {
             at: at.as_ref(),
             fault: fault.as_ref(),
             proven: Proven::Yes,
-            kept: &|revision| leads(&self.world, &self.drive, at.as_ref()?.id(), revision),
+            kept: &|revision| kept(&self.world, &self.drive, at.as_ref()?, revision),
         };
         self.follower.handle(&facts, input)
     }
@@ -383,7 +383,8 @@ impl Server {
             return Validated::Good;
         }
         world.met.revisions_refused += 1;
-        Validated::Bad(Complaint { reason: "the check of its set fails".into(), output: String::new() })
+        let (reason, output) = ("the check of its set fails".into(), String::new());
+        Validated::Bad(Complaint { reason, output, unconfirmed: false })
     }
 
     /// Saves the pack, the replaced content, the sets, and then the position, which is the commit point.
@@ -455,7 +456,7 @@ impl Server {
         if record.record().policy.unconfirmed(&at).is_none() {
             self.drive.save("that it is confirmed", |disk| disk.unconfirmed = None).await;
         } else if self.now() >= until_ms {
-            let complaint = Complaint { reason: format!("nobody confirmed {}", at.number()), output: String::new() };
+            let complaint = Complaint::unconfirmed(format!("nobody confirmed {}", at.number()));
             self.happens(Input::Unconfirmed(complaint)).await;
         }
     }
@@ -488,6 +489,13 @@ impl Server {
         self.drive.save(&format!("kept copy {edits:?}"), |disk| disk.kept = disk.kept.and(edits)).await;
         self.drive.save("sets without edits", |disk| disk.sets.edits = Changes::default()).await;
     }
+}
+
+/// The header of that revision, if it is `at`, or a later one whose tree the history on the disk has.
+fn kept(world: &World, drive: &Drive, at: &SignedHeader, revision: RevisionId) -> Option<SignedHeader> {
+    let age = |header: &SignedHeader| (header.number().epoch, header.number().sequence);
+    let header = world.borrow().header(revision).filter(|_| drive.read(|disk| disk.history.contains(&revision)))?;
+    (revision == at.id() || age(at) < age(&header)).then_some(header)
 }
 
 /// The header of that revision, if the history on the disk has all packs from `at` to it.

@@ -36,7 +36,7 @@ impl Server {
             world.met.waves_passed += kept.passed.saturating_sub(before.passed) as u64;
             world.met.rollouts_stopped += u64::from(before.stopped.is_none() && kept.stopped.is_some());
         }
-        if plan.gated && !self.rollout.is_fresh() && self.drive.read(|disk| disk.rollout != kept) {
+        if self.drive.read(|disk| self.rollout.has_news(&disk.rollout)) && (plan.gated || plan.status.is_some()) {
             self.drive.save("the rollout", |disk| disk.rollout = kept).await;
         }
         let names: Vec<ServerName> = self.lanes.keys().cloned().collect();

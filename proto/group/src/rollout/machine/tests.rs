@@ -292,7 +292,7 @@ const TIMEOUT: u64 = 5_000;
 /// The members of these letters validate.
 fn validating(policy: Option<RolloutPolicy>, members: &str) -> Farm {
     let mut farm = Farm::new(policy);
-    members.chars().for_each(|name| farm.sees(&name.to_string(), Observation::Validates));
+    members.chars().for_each(|name| farm.sees(&name.to_string(), Observation::Validates(true)));
     farm.look(1);
     members.chars().for_each(|name| farm.done(&name.to_string(), 1));
     farm.look(1);
@@ -442,4 +442,64 @@ fn a_revision_that_nobody_confirms_is_taken_back_by_all() {
         let mut again = Rollout::resume(farm.rollout.kept().clone());
         assert!(again.look(&farm.record, &head, farm.now()).take_back.is_some(), "after a restart, too");
     }
+}
+
+#[test]
+fn the_gate_outlives_a_restart() {
+    let mut farm = validating(None, "ab");
+    farm.look(2);
+    farm.staged("b", 2, false);
+    let kept = farm.rollout.kept().clone();
+    // In the middle of the staging: it begins anew, although no member has answered yet.
+    farm.rollout = Rollout::resume(kept.clone());
+    assert_eq!(farm.shows(2), shown(RolloutState::Staging, 1, ""));
+    farm.sees("a", Observation::Validates(true));
+    farm.reached("a", 1);
+    farm.refuses("a", 2);
+    assert_eq!(farm.shows(2).0, Stopped);
+    // Stopped: it stays so, and a member that is not there any more does not change that.
+    farm.rollout = Rollout::resume(farm.rollout.kept().clone());
+    assert_eq!(farm.shows(2).0, Stopped);
+    farm.record.servers.retain(|server| server.name.as_str() != "a" && server.name.as_str() != "b");
+    assert_eq!(farm.shows(2).0, Stopped);
+    // A member without its command any more holds up nobody.
+    let mut farm = validating(None, "a");
+    farm.sees("a", Observation::Validates(false));
+    assert_eq!(farm.look(2), Plan::default());
+    // Members that never answer are waited for as long as others.
+    let mut farm = validating(None, "ab");
+    farm.rollout = Rollout::resume(farm.rollout.kept().clone());
+    assert_eq!(farm.shows(2), shown(RolloutState::Staging, 1, ""));
+    farm.now_ms += TIMEOUT;
+    assert_eq!(farm.look(2).released, Released::All);
+}
+
+#[test]
+fn no_content_comes_back_that_nobody_confirmed() {
+    let mut farm = Farm::new(None);
+    farm.look(1);
+    let labels = || [(CONFIRM_WITHIN.to_owned(), "60000".to_owned())].into();
+    let heads =
+        [2, 3].map(|revision| signed(Header { labels: labels(), time_ms: farm.now().wall_ms, ..header(1, revision) }));
+    farm.rollout.look(&farm.record, &heads[0], farm.now());
+    ["a", "b", "c", "d"].iter().for_each(|name| farm.done(name, 2));
+    farm.rollout.look(&farm.record, &heads[0], farm.now());
+    farm.rollout.look(&farm.record, &heads[1], farm.now());
+    farm.now_ms += 60_000;
+    let plan = farm.rollout.look(&farm.record, &heads[1], farm.now());
+    assert_eq!(plan.take_back.and_then(|back| back.to), Some(header(1, 1).number));
+}
+
+#[test]
+fn a_confirmation_that_has_begun_in_time_is_not_late() {
+    let mut farm = Farm::new(None);
+    let labels = [(CONFIRM_WITHIN.to_owned(), "60000".to_owned())].into();
+    let head = signed(Header { labels, time_ms: farm.now().wall_ms, ..header(1, 2) });
+    farm.rollout.look(&farm.record, &head, farm.now());
+    assert!(farm.rollout.begin_confirmation());
+    farm.now_ms += 60_000;
+    assert!(farm.rollout.look(&farm.record, &head, farm.now()).take_back.is_none());
+    farm.rollout.end_confirmation();
+    assert!(farm.rollout.look(&farm.record, &head, farm.now()).take_back.is_some(), "it has failed");
+    assert!(!farm.rollout.begin_confirmation());
 }
