@@ -21,7 +21,7 @@ pub(super) struct Talk {
 /// A member's answer.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    Done(v1::Report),
+    Done(Box<v1::Report>),
     Refused(String),
     Failed(String),
     /// The stream ended, with the reason.
@@ -36,7 +36,7 @@ impl Verdict {
     #[track_caller]
     pub(super) fn taken(self, case: &str) -> v1::Report {
         match self {
-            Self::Done(report) => report,
+            Self::Done(report) => *report,
             Self::Refused(why) | Self::Failed(why) | Self::Ended(why) => panic!("{case}: not taken: {why}"),
             other => panic!("{case}: not taken: {other:?}"),
         }
@@ -115,7 +115,7 @@ impl Talk {
             match message.expect("a message that says something") {
                 up::Message::Report(report) => {
                     return match report.outcome() {
-                        v1::Outcome::Done => Verdict::Done(report),
+                        v1::Outcome::Done => Verdict::Done(Box::new(report)),
                         v1::Outcome::Refused => Verdict::Refused(report.reason),
                         v1::Outcome::Failed => Verdict::Failed(report.reason),
                         v1::Outcome::Unspecified => panic!("no outcome"),

@@ -22,7 +22,7 @@ pub struct Args {
     /// A label that is signed with the revision, such as ticket=OPS-12; may be repeated
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
-    /// Every server goes back to the revision before by itself if nobody confirms this one within that time, such as 10m
+    /// Every server goes back to the revision before by itself if nobody confirms this one within that time, such as 10m (from 10s to 24h)
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub confirm_within: Option<Duration>,
     /// Publish although most files of a set are missing: they are removed on all servers. Also accept the place where each

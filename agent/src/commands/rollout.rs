@@ -52,7 +52,8 @@ async fn show(common: &Common) -> Result<(), CommandError> {
     let farm = status::once(common).await?;
     output::show(common.json, &farm.rollout, |rollout| {
         let Some(rollout) = rollout else {
-            return "every revision goes to all members at once; waves: bellwether group set --canary 1 --batch 25%"
+            return "no rollout is under way; without waves, a revision goes to all members as soon as those with a validate \
+                    command have validated it; waves: bellwether group set --canary 1 --batch 25%"
                 .to_owned();
         };
         let some = [("late", &rollout.late), ("failed", &rollout.failed)]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Hold, Member, Now, Release, Standing, Standings, is_good, is_urgent, member::Staging, wave, waves};
 
 /// The most failed members whose reasons a stop names, and the most characters of each.
-const NAMED: (usize, usize) = (3, 300);
+const NAMED: (usize, usize) = (3, 1_000);
 
 /// The state that a manager keeps: with it, a rollout goes on or stays stopped after a restart. A new manager has none and
 /// finds out what the members hold.
