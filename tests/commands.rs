@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command, thread};
 
-use bellwether_proto::status::{FarmStatus, RolloutState, ServerStatus, State};
+use bellwether_proto::status::{FarmStatus, RolloutState, RolloutStatus, ServerStatus, State};
 use bellwether_skip::skip;
 
 use crate::farm::{DEADLINE, Farm, Output, Server, compare::difference, random::Random, run, wait_for};
@@ -540,6 +540,25 @@ fn a_manager_that_is_killed_lets_no_member_switch_to_what_was_not_validated_ever
     untouched(&farm);
     farm.manager().write("index.html", "two");
     farm.wait_equal();
+}
+
+#[test]
+fn a_rollback_passes_all_refused_revisions() {
+    let farm = farm(service);
+    serves(farm.member(1), "one");
+    for (content, revision) in [("bad", "1.2"), ("bad again", "1.3")] {
+        farm.manager().write("index.html", content);
+        farm.wait_status("the stop", |status| {
+            let stopped = |rollout: &RolloutStatus| rollout.untouched && rollout.revision.to_string() == revision;
+            status.rollout.as_ref().is_some_and(stopped)
+        });
+    }
+    let would = farm.manager().command(&["rollback", "--dry-run"]).success();
+    assert!(would.stdout.contains("1.1"), "{would}");
+    farm.manager().command(&["rollback", "--yes"]).success();
+    farm.wait_equal();
+    serves(farm.member(1), "one");
+    assert_eq!(fs::read_to_string(farm.manager().web("index.html")).unwrap(), "one");
 }
 
 #[test]

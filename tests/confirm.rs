@@ -146,8 +146,14 @@ fn a_member_that_was_suspended_over_the_confirmation_comes_forward_again() {
     farm.manager().command(&["confirm"]).success();
     std::thread::sleep(Duration::from_secs(11));
     member.signal(Signal::CONT);
-    farm.wait_server(member, "at the confirmed revision", |shown| {
-        shown.state == State::InSync && shown.revision.is_some_and(|at| at.to_string() == "1.2")
+    // It has gone back, or has heard of the confirmation before that; either way it is at the confirmed revision in the end.
+    wait_for("the confirmed revision, for good", DEADLINE, || {
+        let position = member.command(&["debug", "position"]).stdout;
+        let (live, served) =
+            (fs::read_to_string(member.web("index.html")), fs::read_to_string(member.home.join("served")));
+        let (live, served) = (live.unwrap_or_default(), served.unwrap_or_default());
+        let there = !position.contains("until_ms_since_boot") && position.contains("\"1.2\"");
+        if there && live == "two" && served == "two" { Ok(()) } else { Err(format!("{live}, {served}, {position}")) }
     });
-    serves(member, "two");
+    farm.wait_server(member, "in sync", |shown| shown.state == State::InSync);
 }

@@ -19,7 +19,7 @@ use bellwether_proto::{
     error::chain,
     name::SetName,
     record::{Policy, Publish, SetRules},
-    revision::HOLD,
+    revision::{HOLD, RevisionName},
     status::{Event, SetStatus, Writers},
 };
 use bellwether_store::{
@@ -563,7 +563,12 @@ impl Publisher {
         // In place of a stopped revision, earlier content goes to all members at once, whoever asks for it.
         let replaced = self.shared.rollouts.replaceable(&self.shared.head.borrow().stored.header);
         let in_its_place = replaced.filter(|_| rollback.places.is_empty());
-        let rollback = Rollback { takes_back: rollback.takes_back.or(in_its_place), ..rollback };
+        // The one before it may be a refused or an unconfirmed one, too.
+        let to = match (in_its_place, rollback.to) {
+            (Some(_), RevisionName::Head(1)) => self.shared.rollouts.good().map_or(rollback.to, RevisionName::Number),
+            (_, to) => to,
+        };
+        let rollback = Rollback { to, takes_back: rollback.takes_back.or(in_its_place), ..rollback };
         if !rollback.dry_run {
             // Edits elsewhere, and those that come meanwhile, are found again.
             self.times.rescan = Instant::now();

@@ -133,6 +133,11 @@ impl Rollouts {
         self.plan.borrow().replaceable(head.id()).map(|status| status.revision)
     }
 
+    /// The newest revision before the head that went to all members, if that is known.
+    pub(crate) fn good(&self) -> Option<Number> {
+        locked(&self.machine).kept().good
+    }
+
     /// What holds publishing back, if `head` is the head.
     pub(crate) fn holds(&self, head: &SignedHeader) -> Option<Hold> {
         self.plan.borrow().holds(head.id())

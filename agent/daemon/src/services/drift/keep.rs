@@ -7,7 +7,12 @@ use std::{
 };
 
 use bellwether_manager::{Adopt, Adopted, Manager};
-use bellwether_proto::{name::ServerName, record::Server, v1};
+use bellwether_proto::{
+    name::ServerName,
+    record::Server,
+    status::{FarmStatus, ServerStatus},
+    v1,
+};
 use bellwether_store::mutex::locked;
 use tonic::Status;
 
@@ -21,6 +26,8 @@ use crate::drift;
 
 /// The time that all edits of a member have to come.
 const ARRIVAL: Duration = Duration::from_secs(120);
+/// The longest wait for the status of a member that was told that its edits are kept.
+const TOLD: Duration = Duration::from_secs(1);
 /// The most keeps at a time: each holds a member's edits in memory.
 const KEEPS: usize = 4;
 
@@ -73,7 +80,22 @@ impl DriftService {
             let why = status.message();
             span.in_scope(|| tracing::warn!(why, "it could not be told that its edits are kept"));
         }
+        if !dry_run {
+            self.wait_until_free(member).await;
+        }
         Ok(kept(adopted))
+    }
+
+    /// Waits until the status shows that edits do not hold that member back any more, because a command that follows would take
+    /// the state from before for the end. Not for long: it may have other edits.
+    async fn wait_until_free(&self, member: &Server) {
+        let free = |status: &Arc<FarmStatus>| {
+            let held = |server: &ServerStatus| server.name == member.name && server.held;
+            !status.servers.iter().any(held)
+        };
+        let mut farm = self.agent.farm.clone();
+        // An error means that the agent stops.
+        let _ = tokio::time::timeout(TOLD, farm.wait_for(free)).await;
     }
 }
 
