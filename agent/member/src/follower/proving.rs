@@ -119,8 +119,12 @@ impl Follower {
         self.after_proof();
     }
 
-    /// The sets go back to the revision before, unless another one is on its way: then that waits for the next look.
+    /// The sets go back to the revision before. While another revision is on its way, that waits for the next look, and in error, for
+    /// a sync.
     pub(super) fn unconfirmed(&mut self, facts: &Facts<'_>, complaint: Complaint) {
+        if facts.fault.is_some() {
+            return;
+        }
         self.unstage(facts);
         let Some(held) = facts.at.filter(|_| self.is_idle()) else { return };
         tracing::warn!(complaint.reason, "the sets go back to the revision before");

@@ -16,6 +16,7 @@ struct Member {
     head: SignedHeader,
     /// The revisions after the one held that its history has.
     kept: Vec<SignedHeader>,
+    fault: Option<v1::Fault>,
     now: Instant,
     follower: Follower,
 }
@@ -61,7 +62,8 @@ impl Member {
             previous: None,
         };
         let follower = Follower::new("a".parse().unwrap());
-        let mut member = Self { key, record, at: Some(first), head, kept: Vec::new(), now: Instant::now(), follower };
+        let mut member =
+            Self { key, record, at: Some(first), head, kept: Vec::new(), fault: None, now: Instant::now(), follower };
         let hello = Box::default();
         member.put(Input::Opened { session: 1, key: member.key.public(), hello });
         member
@@ -76,7 +78,7 @@ impl Member {
             manager_of: &|_| manager,
             quarantined: &|_| None,
             at: self.at.as_ref(),
-            fault: None,
+            fault: self.fault.as_ref(),
             proven: Proven::Yes,
             kept: &|id| self.at.iter().chain(&self.kept).find(|header| header.id() == id).cloned(),
         };
@@ -485,4 +487,16 @@ fn a_revision_that_is_only_kept_is_a_step_to_the_next_one() {
     member.supply(true);
     let outputs = member.put(Input::Supplied(Ok(vec![Hash::of(&[0])])));
     assert!(has(&outputs, |output| matches!(output, Output::Stage { keep: false })), "{outputs:?}");
+}
+
+#[test]
+fn the_way_back_of_an_unconfirmed_revision_is_tried_once_and_then_waits_for_a_sync() {
+    let mut member = Member::new(OnDrift::Report);
+    let unconfirmed = || Input::Unconfirmed(Complaint::unconfirmed("nobody confirmed it".to_owned()));
+    assert!(matches!(member.put(unconfirmed()).as_slice(), [Output::Return(_)]));
+    member.put(Input::Returned(Err("a chunk is missing".to_owned())));
+    member.fault = Some(v1::Fault { reason: "a chunk is missing".to_owned(), since_ms: 0 });
+    assert!(member.put(unconfirmed()).is_empty());
+    member.fault = None;
+    assert!(matches!(member.put(unconfirmed()).as_slice(), [Output::Return(_)]), "after the sync");
 }

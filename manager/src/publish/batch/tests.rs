@@ -1,6 +1,5 @@
 use bellwether_proto::{key::KeyPair, revision::Header};
-
-use bellwether_proto::revision::Number;
+use bellwether_random::headers::header;
 
 use super::*;
 
@@ -17,18 +16,7 @@ fn kept() -> Kept {
 }
 
 fn head(epoch: u64, root: &[u8]) -> SignedHeader {
-    let header = Header {
-        group: "00000000000000000000000000000001".parse().unwrap(),
-        number: Number { epoch: Epoch(epoch), sequence: 3 },
-        parent: None,
-        manager: "m".parse().unwrap(),
-        incarnation: 1,
-        time_ms: 0,
-        author: String::new(),
-        message: String::new(),
-        labels: BTreeMap::new(),
-        root: Hash::of(root),
-    };
+    let header = Header { root: Hash::of(root), ..header(epoch, 3) };
     SignedHeader::sign(header, &KeyPair::generate())
 }
 

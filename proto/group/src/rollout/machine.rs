@@ -63,6 +63,13 @@ pub struct Stop {
     pub unconfirmed: bool,
 }
 
+impl Kept {
+    /// Whether nobody confirmed the revision in time.
+    fn is_overdue(&self) -> bool {
+        self.stopped.as_ref().is_some_and(|stop| stop.unconfirmed)
+    }
+}
+
 impl State for Kept {
     fn level(&self) -> Level {
         Level(2)
@@ -213,13 +220,10 @@ impl Rollout {
         let now_ms = now.at_ms;
         self.begin(head.number(), now_ms);
         let confirm_ms = record.policy.unconfirmed(head).map(|within_ms| self.confirm_ms(head, within_ms, now));
-        if confirm_ms == Some(0) && !self.confirming && self.kept.stopped.as_ref().is_none_or(|stop| !stop.unconfirmed)
-        {
+        if confirm_ms == Some(0) && !self.confirming && !self.kept.is_overdue() {
             let reason = format!("nobody confirmed {} in time", head.number());
-            self.kept.stopped = Some(Stop { reason, by_person: false, unconfirmed: true });
-            self.kept.done = false;
+            (self.kept.stopped, self.kept.done) = (Some(Stop { reason, by_person: false, unconfirmed: true }), false);
         }
-        let unconfirmed = self.kept.stopped.as_ref().is_some_and(|stop| stop.unconfirmed);
         let members: BTreeSet<&ServerName> = members(record).collect();
         self.members.retain(|name, _| members.contains(name));
         self.kept.validates.retain(|name| members.contains(name));
@@ -228,7 +232,7 @@ impl Rollout {
         // A stop stays, whatever is known of the members by now.
         let gated = policy.is_some() || self.kept.stopped.is_some() || !self.kept.validates.is_empty();
         if !gated && confirm_ms.is_none() {
-            (self.kept.done, self.kept.stopped) = (true, None);
+            self.kept.done = true;
             return Plan::default();
         }
         let standings = self.standings(&members, head.number());
@@ -262,7 +266,7 @@ impl Rollout {
             plan.next_ms = self.good_ms.map(|good| good + policy.soak_ms);
         }
         let stop = self.kept.stopped.as_ref();
-        let takes_back = unconfirmed || policy.is_some_and(|policy| policy.take_back);
+        let takes_back = self.kept.is_overdue() || policy.is_some_and(|policy| policy.take_back);
         if let Some(left_ms) = confirm_ms.filter(|_| stop.is_none()) {
             let due_ms = now_ms.saturating_add(left_ms);
             plan.next_ms = Some(plan.next_ms.map_or(due_ms, |next| next.min(due_ms)));
@@ -274,21 +278,31 @@ impl Rollout {
         });
         // Without waves there is nothing to say once it goes to all.
         if policy.is_some() || confirm_ms.is_some() || state != RolloutState::Done {
-            let waves = self.kept.first.len() + policy.map_or(1, |policy| waves(policy, standings.len()).len());
-            let mut status = status(head, state, &standings);
-            (status.wave, status.waves) = ((self.kept.passed + 1).min(waves), waves);
-            status.untouched = !self.kept.staged && stop.is_some_and(|stop| !stop.by_person && !stop.unconfirmed);
-            let within_ms = record.policy.unconfirmed(head).filter(|_| stop.is_none());
-            status.confirm_until_ms = within_ms.map(|within_ms| head.header().time_ms.saturating_add(within_ms));
-            status.later = self.kept.first.iter().cloned().collect();
-            status.late.extend(self.slow.iter().filter(|_| state == RolloutState::Staging).cloned());
-            status.late.sort();
-            status.late.dedup();
-            status.reason = stop.map(|stop| stop.reason.clone());
+            let mut status = self.described(record, head, status(head, state, &standings));
             status.next = stop.map(|stop| next(stop, takes_back, status.untouched).to_owned());
             plan.status = Some(status);
         }
         plan
+    }
+
+    /// The status of the members' standings, with what is known of the whole.
+    fn described(&self, record: &Record, head: &SignedHeader, standings: RolloutStatus) -> RolloutStatus {
+        let (policy, stop) = (&record.policy, self.kept.stopped.as_ref());
+        let later = policy.rollout.as_ref().map_or(1, |policy| waves(policy, standings.members).len());
+        let waves = self.kept.first.len() + later;
+        let within_ms = policy.unconfirmed(head).filter(|_| stop.is_none());
+        let slow = self.slow.iter().filter(|_| standings.state == RolloutState::Staging);
+        let late: BTreeSet<&ServerName> = standings.late.iter().chain(slow).collect();
+        RolloutStatus {
+            wave: (self.kept.passed + 1).min(waves),
+            waves,
+            late: late.into_iter().cloned().collect(),
+            later: self.kept.first.iter().cloned().collect(),
+            untouched: !self.kept.staged && stop.is_some_and(|stop| !stop.by_person && !stop.unconfirmed),
+            confirm_until_ms: within_ms.map(|within_ms| head.header().time_ms.saturating_add(within_ms)),
+            reason: stop.map(|stop| stop.reason.clone()),
+            ..standings
+        }
     }
 
     /// Begins with another head.
@@ -359,8 +373,7 @@ impl Rollout {
     }
 
     fn state(&mut self, policy: Option<&RolloutPolicy>, standings: &Standings, now_ms: u64) -> RolloutState {
-        let unconfirmed = self.kept.stopped.as_ref().is_some_and(|stop| stop.unconfirmed);
-        if !unconfirmed && standings.values().all(|standing| *standing == Standing::Well) {
+        if !self.kept.is_overdue() && standings.values().all(|standing| *standing == Standing::Well) {
             (self.kept.done, self.kept.stopped) = (true, None);
         }
         if self.kept.done {
@@ -467,9 +480,7 @@ impl Rollout {
 
     fn is_under_way(&self, record: &Record) -> Result<(), NotDecided> {
         match (&record.policy.rollout, self.kept.revision) {
-            (_, Some(revision)) if self.kept.stopped.as_ref().is_some_and(|stop| stop.unconfirmed) => {
-                Err(NotDecided::Unconfirmed(revision))
-            }
+            (_, Some(revision)) if self.kept.is_overdue() => Err(NotDecided::Unconfirmed(revision)),
             (_, Some(_)) if !self.kept.done => Ok(()),
             (None, _) | (_, None) => Err(NotDecided::AtOnce),
             (Some(_), Some(revision)) => Err(NotDecided::Over(revision)),

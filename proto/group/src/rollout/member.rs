@@ -60,7 +60,6 @@ impl Member {
                 self.fault = fault.as_ref().map(|why| (*at, why.clone()));
             }
             O::Lost(_) | O::Left => (self.lost, self.to, self.met) = (true, None, true),
-            O::Validates(_) => {}
             O::Returned(revision) => (self.at, self.fault) = (Some(*revision), None),
             O::Started { to, .. } => (self.to, self.arriving_ms) = (Some(*to), now_ms),
             O::Staged { revision, later } => (self.to, self.staged) = (None, Some((*revision, *later))),
@@ -81,7 +80,9 @@ impl Member {
                 }
                 return false;
             }
-            O::Verified(_)
+            // The machine notes it.
+            O::Validates(_)
+            | O::Verified(_)
             | O::Record(_)
             | O::Knocked(_)
             | O::Balancers(_)
